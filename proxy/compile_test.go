@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/podlane/podlane/cluster"
+)
+
+var equalEntries = cmp.Options{cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmpopts.EquateEmpty()}
+
+func service(name, ip string, ports ...cluster.ServicePort) *cluster.Service {
+	s := &cluster.Service{Key: cluster.Key{Namespace: "default", Name: name}, Type: cluster.ClusterIP, Ports: ports}
+	for _, a := range strings.Fields(ip) {
+		s.ClusterIPs = append(s.ClusterIPs, netip.MustParseAddr(a))
+	}
+	return s
+}
+
+func slice(service, name string, port cluster.EndpointPort, endpoints ...cluster.Endpoint) *cluster.EndpointSlice {
+	s := &cluster.EndpointSlice{Key: cluster.Key{Namespace: "default", Name: name}, Service: service, Ports: []cluster.EndpointPort{port}, Endpoints: endpoints}
+	if len(endpoints) > 0 {
+		s.IPv6 = endpoints[0].Address.Is6()
+	}
+	return s
+}
+
+func ready(ip string) cluster.Endpoint {
+	return cluster.Endpoint{Address: netip.MustParseAddr(ip), Ready: true, Serving: true}
+}
+
+func ending(ip string, serving bool) cluster.Endpoint {
+	return cluster.Endpoint{Address: netip.MustParseAddr(ip), Serving: serving, Terminating: true}
+}
+
+func tcp(name string, port uint16) cluster.ServicePort {
+	return cluster.ServicePort{Name: name, Protocol: cluster.TCP, Port: port}
+}
+
+func target(name string, proto cluster.Protocol, port uint16) cluster.EndpointPort {
+	return cluster.EndpointPort{Name: name, Protocol: proto, Port: port}
+}
+
+// lookups says where connections go: "PROTO ADDRESS" → verdict and backends.
+func TestCompile_lookup(t *testing.T) {
+	udp := cluster.ServicePort{Name: "dns", Protocol: cluster.UDP, Port: 53}
+	tests := []struct {
+		name     string
+		services []*cluster.Service
+		slices   []*cluster.EndpointSlice
+		dst      string
+		want     string
+	}{
+		{"two slices and a duplicate", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))},
+			[]*cluster.EndpointSlice{slice("web", "b", target("", cluster.TCP, 8080), ready("10.1.0.2"), ready("10.1.0.3")), slice("web", "a", target("", cluster.TCP, 8080), ready("10.1.0.3"))},
+			"TCP 10.96.0.1:80", "balance default/web: 10.1.0.2:8080 10.1.0.3:8080"},
+		{"a named port resolves to several numbers", []*cluster.Service{service("web", "10.96.0.1", tcp("http", 80))},
+			[]*cluster.EndpointSlice{slice("web", "a", target("http", cluster.TCP, 8080), ready("10.1.0.2")), slice("web", "b", target("http", cluster.TCP, 9090), ready("10.1.0.3"))},
+			"TCP 10.96.0.1:80", "balance default/web:http: 10.1.0.2:8080 10.1.0.3:9090"},
+		{"no endpoint is refused", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
+			"TCP 10.96.0.1:80", "reject default/web:"},
+		{"another port passes", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
+			"TCP 10.96.0.1:81", "pass"},
+		{"the other protocol passes", []*cluster.Service{service("dns", "10.96.0.10", udp)},
+			[]*cluster.EndpointSlice{slice("dns", "a", target("dns", cluster.UDP, 53), ready("10.1.0.2"))},
+			"TCP 10.96.0.10:53", "pass"},
+		{"UDP", []*cluster.Service{service("dns", "10.96.0.10", udp)},
+			[]*cluster.EndpointSlice{slice("dns", "a", target("dns", cluster.UDP, 53), ready("10.1.0.2"))},
+			"UDP 10.96.0.10:53", "balance default/dns:dns: 10.1.0.2:53"},
+		{"IPv6 has its own backends", []*cluster.Service{service("web", "10.96.0.1 fd00::1", tcp("", 80))},
+			[]*cluster.EndpointSlice{slice("web", "a", target("", cluster.TCP, 80), ready("10.1.0.2")), slice("web", "b", target("", cluster.TCP, 80), ready("fd01::2"))},
+			"TCP [fd00::1]:80", "balance default/web: [fd01::2]:80"},
+		{"an ending pod serves when no other does", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))},
+			[]*cluster.EndpointSlice{slice("web", "a", target("", cluster.TCP, 80), ending("10.1.0.2", true), ending("10.1.0.3", false))},
+			"TCP 10.96.0.1:80", "balance default/web: 10.1.0.2:80"},
+		{"but not beside a ready one", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))},
+			[]*cluster.EndpointSlice{slice("web", "a", target("", cluster.TCP, 80), ending("10.1.0.2", true), ready("10.1.0.3"))},
+			"TCP 10.96.0.1:80", "balance default/web: 10.1.0.3:80"},
+		{"two Services, one frontend: the first by name", []*cluster.Service{service("b", "10.96.0.1", tcp("", 80)), service("a", "10.96.0.1", tcp("", 80))},
+			[]*cluster.EndpointSlice{slice("a", "a", target("", cluster.TCP, 80), ready("10.1.0.2"))},
+			"TCP 10.96.0.1:80", "balance default/a: 10.1.0.2:80 (not default/b)"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := cluster.NewBuilder()
+			for _, s := range tc.services {
+				b.SetService(s)
+			}
+			for _, s := range tc.slices {
+				b.SetSlice(s)
+			}
+			if got := describe(CompileAll(b.Publish()), tc.dst); got != tc.want {
+				t.Errorf("%s: got %q, want %q", tc.dst, got, tc.want)
+			}
+		})
+	}
+}
+
+func describe(table *Table, dst string) string {
+	proto, addr, _ := strings.Cut(dst, " ")
+	r := table.Lookup(map[string]cluster.Protocol{"TCP": cluster.TCP, "UDP": cluster.UDP}[proto], netip.MustParseAddrPort(addr))
+	if r.Verdict == Pass {
+		return "pass"
+	}
+	s := string(r.Verdict) + " " + r.Service.String() + ":" + r.Port
+	if r.Port != "" {
+		s += ":"
+	}
+	for _, b := range r.Backends {
+		s += " " + b.String()
+	}
+	for _, k := range r.Shadowed {
+		s += " (not " + k.String() + ")"
+	}
+	return s
+}
+
+func TestCompile_skips(t *testing.T) {
+	for name, change := range map[string]func(*cluster.Service){
+		"headless":       func(s *cluster.Service) { s.Headless = true },
+		"external name":  func(s *cluster.Service) { s.Type = cluster.ExternalName },
+		"other proxy":    func(s *cluster.Service) { s.ProxyName = "mesh" },
+		"no cluster IPs": func(s *cluster.Service) { s.ClusterIPs = nil },
+	} {
+		b := cluster.NewBuilder()
+		s := service("web", "10.96.0.1", tcp("", 80))
+		change(s)
+		b.SetService(s)
+		if n := CompileAll(b.Publish()).Services.Len(); n != 0 {
+			t.Errorf("%s: %d entries, want none", name, n)
+		}
+	}
+}
+
+// history makes random changes to a builder.
+type history struct {
+	*rand.Rand
+	b *cluster.Builder
+}
+
+func (h history) change() {
+	name := string(rune('a' + h.IntN(8)))
+	k := cluster.Key{Namespace: "default", Name: name}
+	switch h.IntN(5) {
+	case 0:
+		h.b.DeleteService(k)
+	case 1:
+		h.b.SetService(service(name, "10.96.0."+string(rune('1'+h.IntN(9)))+" fd00::1", tcp("", uint16(80+h.IntN(2))), tcp("b", 99)))
+	case 2:
+		h.b.DeleteSlice(cluster.Key{Namespace: "default", Name: name + "-1"})
+	default:
+		var es []cluster.Endpoint
+		for range h.IntN(4) {
+			e := ready("10.1.0." + string(rune('1'+h.IntN(9))))
+			e.Ready, e.Terminating = h.IntN(3) > 0, h.IntN(2) == 0
+			es = append(es, e)
+		}
+		h.b.SetSlice(slice(name, name+"-"+string(rune('1'+h.IntN(2))), target("", cluster.TCP, 80), es...))
+	}
+}
+
+// The incremental compile equals the whole one after every step of a random
+// history, and an entry whose inputs did not change keeps its pointer.
+func TestCompile_incrementalEqualsWhole(t *testing.T) {
+	for seed := range uint64(50) {
+		h := history{rand.New(rand.NewPCG(seed, 1)), cluster.NewBuilder()}
+		table, last := &Table{}, &cluster.Snapshot{}
+		for range 60 {
+			for range 1 + h.IntN(3) {
+				h.change()
+			}
+			now := h.b.Publish()
+			next := Compile(table, last, now)
+			compare(t, seed, next, CompileAll(now))
+			if again := Compile(next, now, now); again != next {
+				t.Fatalf("seed %d: compiling the same Snapshot again made a new Table", seed)
+			}
+			table, last = next, now
+		}
+	}
+}
+
+func compare(t *testing.T, seed uint64, got, want *Table) {
+	t.Helper()
+	if diff := cmp.Diff(want.Services.Keys(), got.Services.Keys()); diff != "" {
+		t.Fatalf("seed %d: Services (-whole +incremental):\n%s", seed, diff)
+	}
+	for k, e := range want.Services.All() {
+		if diff := cmp.Diff(e, got.Services.Get(k), equalEntries); diff != "" {
+			t.Fatalf("seed %d: %s (-whole +incremental):\n%s", seed, k, diff)
+		}
+	}
+}
+
+func BenchmarkCompile_oneEndpoint(b *testing.B) {
+	for _, n := range []int{1000, 10000, 30000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			bld := cluster.NewBuilder()
+			for i := range n {
+				name := "svc-" + string(rune('a'+i%26)) + netip.AddrFrom4([4]byte{0, byte(i >> 16), byte(i >> 8), byte(i)}).String()
+				ip := netip.AddrFrom4([4]byte{10, byte(96 + i>>16), byte(i >> 8), byte(i)})
+				bld.SetService(service(name, ip.String(), tcp("", 80)))
+				bld.SetSlice(slice(name, name, target("", cluster.TCP, 80), ready("10.1.0.1"), ready("10.1.0.2")))
+			}
+			last := bld.Publish()
+			table := CompileAll(last)
+			name := last.Services.Keys()[n/2].Name
+			for i := 0; b.Loop(); i++ {
+				bld.SetSlice(slice(name, name, target("", cluster.TCP, 80), ready("10.1.0.1"), ready("10.1.1."+string(rune('1'+i%9)))))
+				now := bld.Publish()
+				table, last = Compile(table, last, now), now
+			}
+		})
+	}
+}
