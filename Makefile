@@ -1,0 +1,37 @@
+# Short targets; the plain Go form stands in each comment. `make help` lists them.
+SHELL := /bin/bash
+GO ?= go
+export CGO_ENABLED := 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+need := $(shell sed -n 's/^go //p' go.mod)
+
+.PHONY: build demo test lint bench help check-go
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+check-go:
+	@command -v $(GO) >/dev/null || { echo "podlane needs Go $(need) or newer: https://go.dev/dl/" >&2; exit 1; }
+	@have=$$(GOTOOLCHAIN=local $(GO) env GOVERSION); have=$${have#go}; \
+	if [ "$$(printf '%s\n%s\n' "$(need)" "$${have%% *}" | sort -V | head -1)" != "$(need)" ]; then \
+	echo "podlane needs Go $(need) or newer, this is Go $$have: https://go.dev/dl/" >&2; exit 1; fi
+
+build: check-go ## bin/podlane, one static file (go build ./cmd/podlane)
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '-s -w' -o cni/embedded/podlane-cni ./cmd/podlane-cni
+	$(GO) build -trimpath -tags embedshim -ldflags '$(LDFLAGS)' -o bin/podlane ./cmd/podlane
+
+demo: build ## a two-node cluster network on this machine, explained and measured; no root (go run ./cmd/podlane lab demo)
+	bin/podlane lab demo
+
+test: check-go ## all tests (go test ./...)
+	@.ci/test
+
+lint: check-go ## go vet, staticcheck, gofmt
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+
+bench: check-go ## the Go benchmarks (go test -run '^$$' -bench . ./...)
+	$(GO) test -run '^$$' -bench . -benchmem ./...

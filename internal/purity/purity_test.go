@@ -1,0 +1,116 @@
+package purity
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// pure are the packages that decide and do nothing else, with the files in them
+// that are allowed to touch the world.
+var pure = map[string][]string{
+	"cluster":         nil,
+	"cluster/convert": nil,
+	"overlay":         nil,
+	"proxy":           nil,
+	"proxy/nftables":  nil,
+	"plan":            nil,
+	"dns":             {"server.go", "forward.go", "cache.go", "upstream.go", "metrics.go", "health.go"},
+}
+
+// banned are the imports that a pure file must not have: those that reach the
+// system, the clock or the API. net/netip is fine.
+func banned(path string) bool {
+	switch path {
+	case "os", "net", "syscall", "time", "os/exec", "sync", "context", "log/slog", "math/rand", "math/rand/v2":
+		return true
+	}
+	for _, p := range []string{"golang.org/x/sys", "github.com/vishvananda/", "github.com/mdlayher/", "k8s.io/client-go"} {
+		if strings.HasPrefix(path, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// Invariant 2 of ARCHITECTURE.md: the pure packages import nothing that touches
+// the world, and start no goroutine.
+func TestPurePackages(t *testing.T) {
+	for dir, except := range pure {
+		files, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("%s: no files (%v); is the list stale?", dir, err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") || contains(except, filepath.Base(f)) {
+				continue
+			}
+			checkFile(t, f)
+		}
+	}
+}
+
+func checkFile(t *testing.T, name string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, imp := range f.Imports {
+		if path, _ := strconv.Unquote(imp.Path.Value); banned(path) {
+			t.Errorf("%s imports %s: a pure package must not", name, path)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		if _, ok := n.(*ast.GoStmt); ok {
+			t.Errorf("%s starts a goroutine: a pure package must not", name)
+		}
+		return true
+	})
+}
+
+// Every package says in its comment what it is: "Package x ..." or, for
+// commands, "Command x ...".
+func TestPackageComments(t *testing.T) {
+	documented := map[string]bool{}
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && len(d.Name()) > 2) {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err != nil {
+			return err
+		}
+		dir := filepath.Dir(path)
+		documented[dir] = documented[dir] || f.Doc != nil
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s: no package comment", dir)
+		}
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
