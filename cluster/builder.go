@@ -16,22 +16,22 @@ type Builder struct {
 	pods       map[Key]*Pod
 	services   map[Key]*Service
 	slices     map[Key]*EndpointSlice
-	// slicesOf indexes the names of the slices of each Service, the pending
-	// changes included.
-	slicesOf map[Key]map[Key]*EndpointSlice
-	dirty    map[Key]bool // Services whose slices changed
+	// endpoints has all slices, the pending changes included, of the Services some
+	// slice of which was set or deleted.
+	endpoints map[Key]map[Key]*EndpointSlice
 }
 
 // NewBuilder gives a Builder whose Snapshot is empty.
 func NewBuilder() *Builder {
-	b := &Builder{slicesOf: map[Key]map[Key]*EndpointSlice{}}
+	b := &Builder{}
 	b.clear()
 	return b
 }
 
 func (b *Builder) clear() {
 	b.nodes, b.namespaces, b.pods = map[Key]*Node{}, map[Key]*Namespace{}, map[Key]*Pod{}
-	b.services, b.slices, b.dirty = map[Key]*Service{}, map[Key]*EndpointSlice{}, map[Key]bool{}
+	b.services, b.slices = map[Key]*Service{}, map[Key]*EndpointSlice{}
+	b.endpoints = map[Key]map[Key]*EndpointSlice{}
 }
 
 // SetNode adds or replaces a node.
@@ -91,28 +91,33 @@ func (b *Builder) slice(k Key) *EndpointSlice {
 
 func (b *Builder) putSlice(k Key, s *EndpointSlice) {
 	if old := b.slice(k); old != nil {
-		b.index(old, false)
+		delete(b.slicesOf(old), k)
 	}
 	put(b.last.Slices, b.slices, k, s)
 	if now := b.slice(k); now != nil {
-		b.index(now, true)
+		b.slicesOf(now)[k] = now
 	}
 }
 
-func (b *Builder) index(s *EndpointSlice, in bool) {
+// slicesOf gives the entry of b.endpoints for the Service of s.
+func (b *Builder) slicesOf(s *EndpointSlice) map[Key]*EndpointSlice {
 	svc := Key{s.Namespace, s.Service}
-	b.dirty[svc] = true
-	if !in {
-		delete(b.slicesOf[svc], s.Key)
-		if len(b.slicesOf[svc]) == 0 {
-			delete(b.slicesOf, svc)
+	of, ok := b.endpoints[svc]
+	if !ok {
+		of = map[Key]*EndpointSlice{}
+		if published := b.last.Endpoints.Get(svc); published != nil {
+			for _, s := range published.Slices {
+				of[s.Key] = s
+			}
 		}
-		return
+		b.endpoints[svc] = of
 	}
-	if b.slicesOf[svc] == nil {
-		b.slicesOf[svc] = map[Key]*EndpointSlice{}
-	}
-	b.slicesOf[svc][s.Key] = s
+	return of
+}
+
+// Pending says whether Publish would give something else than the last time.
+func (b *Builder) Pending() bool {
+	return len(b.nodes)+len(b.namespaces)+len(b.pods)+len(b.services)+len(b.slices) > 0
 }
 
 // Publish gives the Snapshot of all that was set so far. Without a change since
@@ -132,18 +137,17 @@ func (b *Builder) Publish() *Snapshot {
 }
 
 func (b *Builder) changedEndpoints() map[Key]*ServiceSlices {
-	set := make(map[Key]*ServiceSlices, len(b.dirty))
-	for svc := range b.dirty {
-		next := sorted(b.slicesOf[svc])
+	set := make(map[Key]*ServiceSlices, len(b.endpoints))
+	for svc, of := range b.endpoints {
 		old := b.last.Endpoints.Get(svc)
-		if old != nil && slices.Equal(old.Slices, next) {
-			continue
-		}
-		if len(next) == 0 {
+		switch next := sorted(of); {
+		case old == nil && len(next) == 0:
+		case old != nil && slices.Equal(old.Slices, next):
+		case len(next) == 0:
 			set[svc] = nil
-			continue
+		default:
+			set[svc] = &ServiceSlices{next}
 		}
-		set[svc] = &ServiceSlices{next}
 	}
 	return set
 }
