@@ -1,0 +1,221 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/podlane/podlane/kernel/link"
+)
+
+// recordVersion is the version of a record's document. A newer one may add
+// fields; what this program knows of it keeps its meaning, since the folder's
+// name changes when the meaning does.
+const recordVersion = 1
+
+// maxContainerID keeps file names below 255 bytes. (containerd's are 64.)
+const maxContainerID = 180
+
+// Key identifies an attachment: the CNI specification's CNI_CONTAINERID and
+// CNI_IFNAME.
+type Key struct{ ContainerID, IfName string }
+
+// String gives both, as the record's file is named.
+func (k Key) String() string { return k.ContainerID + "-" + escape(k.IfName) }
+
+// escape makes an interface's name safe in a file's name, and free of the '-'
+// that ends the container's.
+func escape(name string) string {
+	return strings.NewReplacer("%", "%25", "-", "%2d", "/", "%2f").Replace(name)
+}
+
+// Allocation is one pod interface: what it was given and where it is.
+type Allocation struct {
+	Network     string `json:"network"` // the network configuration's name
+	ContainerID string `json:"containerId"`
+	IfName      string `json:"ifName"` // the link in the pod, mostly eth0
+	Netns       string `json:"netns"`  // the path that the runtime gave
+	Namespace   string `json:"namespace,omitempty"`
+	Pod         string `json:"pod,omitempty"`
+	UID         string `json:"uid,omitempty"`
+	BootID      string `json:"bootId"`
+	// Addrs are the pod's addresses, at most one a family, and Gateways the ones
+	// it sends to, in the same order.
+	Addrs    []netip.Addr `json:"addrs"`
+	Gateways []netip.Addr `json:"gateways"`
+	MTU      int          `json:"mtu"`
+	Link     string       `json:"link"` // the host's end: "pl" and 13 characters
+	MAC      link.MAC     `json:"-"`    // of the pod's end
+	HostMAC  link.MAC     `json:"-"`    // of the host's end
+	Created  time.Time    `json:"created"`
+}
+
+// Key gives the allocation's key.
+func (a Allocation) Key() Key { return Key{a.ContainerID, a.IfName} }
+
+// PodName is "namespace/pod", or the container's id where the runtime told no
+// pod.
+func (a Allocation) PodName() string {
+	if a.Pod == "" {
+		return a.ContainerID
+	}
+	return a.Namespace + "/" + a.Pod
+}
+
+// document is an Allocation on disk.
+type document struct {
+	Version int `json:"version"`
+	Allocation
+	MAC     string `json:"mac"`
+	HostMAC string `json:"hostMac"`
+}
+
+// Record is the folder of allocations (STATE/allocations/v1), one file each, and
+// the same in memory. It is the truth about which pod has which address; the
+// kernel is made to follow it. Not for concurrent use.
+type Record struct {
+	dir  string
+	pods map[Key]Allocation
+}
+
+// OpenRecord reads the folder, which it makes where it is missing. A file that
+// is not a whole record (a crash of the machine may truncate it) is renamed to
+// NAME.bad, so that somebody can look at it, and is named in one of the
+// problems; it stops nothing. The error is the folder's own.
+func OpenRecord(dir string) (record *Record, problems []error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("allocation record: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("allocation record: %w", err)
+	}
+	record = &Record{dir: dir, pods: map[Key]Allocation{}}
+	for _, entry := range entries {
+		if err := record.load(entry.Name()); err != nil {
+			problems = append(problems, fmt.Errorf("allocation record %s: %w", entry.Name(), err))
+		}
+	}
+	return record, problems, nil
+}
+
+// load takes one file of the folder into memory, or out of the way.
+func (r *Record) load(name string) error {
+	path := filepath.Join(r.dir, name)
+	if strings.HasPrefix(name, temporary) {
+		return os.Remove(path) // a write that was not finished: never an allocation
+	}
+	if !strings.HasSuffix(name, ".json") || name == cursorFile {
+		return nil
+	}
+	a, err := readAllocation(path)
+	if err == nil && fileName(a.Key()) != name {
+		err = fmt.Errorf("is the record of %s", a.Key())
+	}
+	if err != nil {
+		return errors.Join(err, os.Rename(path, path+".bad"))
+	}
+	r.pods[a.Key()] = a
+	return nil
+}
+
+func readAllocation(path string) (Allocation, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Allocation{}, err
+	}
+	var d document
+	if err := json.Unmarshal(text, &d); err != nil {
+		return Allocation{}, err
+	}
+	a := d.Allocation
+	if err := errors.Join(parseMAC(d.MAC, &a.MAC), parseMAC(d.HostMAC, &a.HostMAC)); err != nil {
+		return Allocation{}, err
+	}
+	return a, a.valid(d.Version)
+}
+
+// valid says what a record lacks to be worked with.
+func (a Allocation) valid(version int) error {
+	switch {
+	case version < recordVersion:
+		return fmt.Errorf("version %d", version)
+	case a.ContainerID == "" || a.IfName == "":
+		return errors.New("no containerId or no ifName")
+	case len(a.Addrs) == 0 || len(a.Addrs) != len(a.Gateways):
+		return fmt.Errorf("%d addrs and %d gateways", len(a.Addrs), len(a.Gateways))
+	case !strings.HasPrefix(a.Link, link.Prefix) || len(a.Link) > 15:
+		return fmt.Errorf("link %q is not ours", a.Link)
+	}
+	return nil
+}
+
+// All gives the allocations, sorted by their keys.
+func (r *Record) All() []Allocation {
+	all := make([]Allocation, 0, len(r.pods))
+	for _, a := range r.pods {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b Allocation) int { return strings.Compare(a.Key().String(), b.Key().String()) })
+	return all
+}
+
+// Get gives the allocation of a key.
+func (r *Record) Get(k Key) (Allocation, bool) {
+	a, ok := r.pods[k]
+	return a, ok
+}
+
+// Put writes allocations so that they survive a crash of the machine, and gives
+// one error for each (nil where it is written). Their files are synced at the
+// same time: a disk takes 50 in little more than the time of one.
+func (r *Record) Put(as ...Allocation) []error {
+	errs := make([]error, len(as))
+	var wg sync.WaitGroup
+	for i, a := range as {
+		wg.Go(func() { errs[i] = r.write(a) })
+	}
+	wg.Wait()
+	err := syncDir(r.dir)
+	for i, a := range as {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("allocation record of %s: %w", a.PodName(), errs[i])
+			continue
+		}
+		r.pods[a.Key()] = a
+	}
+	return errs
+}
+
+// write is one record's file. A file whose folder could not be synced stays: it
+// is overwritten, removed or collected like any other.
+func (r *Record) write(a Allocation) error {
+	text, err := json.MarshalIndent(document{recordVersion, a, a.MAC.String(), a.HostMAC.String()}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(r.dir, fileName(a.Key())), append(text, '\n'), 0o600, true)
+}
+
+// Remove removes an allocation; one that is not there is no error. The removal
+// is not synced: after a crash of the machine a file that came back is of an
+// earlier boot.
+func (r *Record) Remove(k Key) error {
+	if err := os.Remove(filepath.Join(r.dir, fileName(k))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("allocation record of %s: %w", k, err)
+	}
+	delete(r.pods, k)
+	return nil
+}
+
+func fileName(k Key) string { return k.String() + ".json" }
