@@ -18,6 +18,11 @@ const Protocol = 112
 // Prefix begins the names of all links that are ours.
 const Prefix = "pl"
 
+// Group is the link group that marks our links. A link is ours when it has both
+// the name and the group, so that a foreign link that happens to be named "plip0"
+// is not.
+const Group = 112
+
 // MAC is an Ethernet address.
 type MAC [6]byte
 
@@ -29,12 +34,15 @@ func (m MAC) String() string {
 // is a map from what identifies a kernel object to the rest of it, so that Diff
 // is the same short function for each.
 type State struct {
-	Links   map[string]Link // by name
-	Addrs   map[Addr]struct{}
-	Routes  map[RouteKey]Route
-	Neighs  map[NeighKey]MAC
-	FDB     map[FDBKey]netip.Addr // the VTEP's underlay address
-	Sysctls map[string]string     // "net/ipv4/ip_forward" → "1"; never removed, only set
+	Links  map[string]Link // by name
+	Addrs  map[Addr]struct{}
+	Routes map[RouteKey]Route
+	Neighs map[NeighKey]MAC
+	FDB    map[FDBKey]netip.Addr // the VTEP's underlay address
+	// Sysctls are paths below /proc/sys with their values: "net/ipv4/ip_forward" →
+	// "1". They are only set, never removed. A path of the form
+	// net/ipv4/conf/DEV/... belongs to the link DEV.
+	Sysctls map[string]string
 }
 
 // Kind is the kernel's kind of a link.
@@ -52,6 +60,8 @@ type Link struct {
 	MTU   int
 	MAC   MAC       // the zero MAC: whatever it has
 	VXLAN VXLANSpec // of Kind VXLAN
+	// Down is how Read shows a link that is not up. It is never wanted.
+	Down bool
 }
 
 // VXLANSpec is what cannot be changed on an existing VXLAN link: another spec
@@ -60,7 +70,10 @@ type VXLANSpec struct {
 	ID     uint32     // VNI
 	Port   uint16     // UDP destination port
 	Local  netip.Addr // this VTEP's underlay address
-	Device string     // the underlay link
+	Device string     // the underlay link; empty: whichever the route to the peer names
+	// Learning is how Read shows a link that learns addresses from what it
+	// receives. It is never wanted: the FDB is ours alone.
+	Learning bool
 }
 
 // Addr is an address on one of our links.
@@ -75,10 +88,12 @@ type RouteKey struct{ Dst netip.Prefix }
 // Route is the rest of a route.
 type Route struct {
 	Via    netip.Addr // zero: on link
-	Dev    string
+	Dev    string     // empty if Unreachable
 	Src    netip.Addr // preferred source; zero: the kernel's choice
 	OnLink bool       // Via is reachable on Dev without a route to it
 	MTU    int        // 0: the link's
+	// Unreachable answers with ICMP instead of forwarding (RTN_UNREACHABLE).
+	Unreachable bool
 }
 
 // NeighKey identifies a permanent neighbour.
@@ -109,4 +124,8 @@ type Underlay struct {
 	// Addrs are the device's global addresses with their prefix lengths, not
 	// masked. A peer inside one of the prefixes is on the same L2 segment.
 	Addrs []netip.Prefix
+	// RARoute says that the device has an IPv6 default route from router
+	// advertisements, which the kernel drops when forwarding is turned on unless the
+	// device's accept_ra is 2.
+	RARoute bool
 }
