@@ -1,0 +1,174 @@
+package qperf
+
+import (
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sys/unix"
+)
+
+// tick bounds every blocking call on a data socket (SO_RCVTIMEO, SO_SNDTIMEO): so late
+// can a loop notice that its time is up when nothing arrives.
+const tick = 20 * time.Millisecond
+
+// A flow is one side of one test's data: a blocking descriptor and what went over it.
+//
+// The loops run on a thread of their own and call the kernel directly. Go's network poller
+// would add an epoll round to every message, which is a good part of what a hop costs.
+// What completes outside from..until is not counted, and neither is a part of a message, so
+// the length of the last blocking call does not matter.
+//
+//	base      from                          until
+//	 |- warm-up -|------- counted -------------|
+type flow struct {
+	fd     int
+	size   int  // bytes of a message
+	own    bool // the peer speaks the extension: datagrams carry a header
+	nonce  uint32
+	base   time.Time
+	from   time.Duration
+	until  time.Duration // 0 = no timer: until the peer closes or stop
+	stop   *atomic.Bool
+	over   time.Duration // the first of until, end of file, stop
+	engine time.Duration // CPU time of the loop's thread
+	peer   sockaddr      // UDP server: the sender of the last datagram
+
+	sent, received Counters
+	account        account
+	ping           ping
+}
+
+// ping is what the client of a latency test learns beside the counters.
+type ping struct {
+	rtt      *hdrhistogram.Histogram // nanoseconds, to and fro
+	lost     uint64                  // datagrams without a reply
+	lostWait time.Duration           // time spent waiting for those
+}
+
+func newRTT() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(time.Minute), 3) }
+
+// run locks the thread, runs the loop, and fixes the end.
+func (f *flow) run(loop func(*flow)) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadCPU()
+	loop(f)
+	f.engine = threadCPU() - before
+	if f.over == 0 {
+		f.over = f.now()
+	}
+	if f.until > 0 {
+		f.over = min(f.over, f.until)
+	}
+}
+
+func (f *flow) now() time.Duration     { return time.Since(f.base) }
+func (f *flow) elapsed() time.Duration { return max(f.over-f.from, 0) }
+
+func (f *flow) past(t time.Duration) bool {
+	return f.stop.Load() || f.until > 0 && t >= f.until
+}
+
+// again tells whether a loop should go on after a failed call.
+func (f *flow) again(err error) bool {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return !f.past(f.now())
+	}
+	f.over = f.now()
+	return false
+}
+
+// writeStream writes one whole message; false means the end.
+func (f *flow) writeStream(b []byte) bool {
+	for {
+		n, err := unix.Write(f.fd, b)
+		if n == len(b) {
+			return true
+		}
+		if n > 0 {
+			b, err = b[n:], unix.EAGAIN
+		}
+		if !f.again(err) {
+			return false
+		}
+	}
+}
+
+// readStream reads one whole message; false means the end.
+func (f *flow) readStream(b []byte) bool {
+	for {
+		n, err := unix.Read(f.fd, b)
+		if n == len(b) {
+			return true
+		}
+		if n == 0 && err == nil {
+			err = unix.ECONNRESET
+		}
+		if n > 0 {
+			b, err = b[n:], unix.EAGAIN
+		}
+		if !f.again(err) {
+			return false
+		}
+	}
+}
+
+// count adds one message that was complete at t; false means that the time is over.
+func (f *flow) count(c *Counters, bytes int, t time.Duration) bool {
+	if f.past(t) {
+		return false
+	}
+	if t >= f.from {
+		c.Bytes += uint64(bytes)
+		c.Messages++
+	}
+	return true
+}
+
+func sendStream(f *flow) {
+	b := make([]byte, f.size)
+	for f.writeStream(b) && f.count(&f.sent, f.size, f.now()) {
+	}
+}
+
+func receiveStream(f *flow) {
+	b := make([]byte, f.size)
+	for f.readStream(b) && f.count(&f.received, f.size, f.now()) {
+	}
+}
+
+// pingStream sends a message and waits for its like. One reading of the clock serves as
+// the end of one round and the start of the next.
+func pingStream(f *flow) {
+	b := make([]byte, f.size)
+	f.ping.rtt = newRTT()
+	for start := f.now(); ; {
+		if !f.writeStream(b) || !f.count(&f.sent, f.size, start) || !f.readStream(b) {
+			return
+		}
+		t := f.now()
+		if !f.count(&f.received, f.size, t) {
+			return
+		}
+		f.roundTrip(start, t)
+		start = t
+	}
+}
+
+func (f *flow) roundTrip(start, end time.Duration) {
+	if start >= f.from {
+		_ = f.ping.rtt.RecordValue(int64(end - start)) // beyond the histogram's minute: cannot be
+	}
+}
+
+func echoStream(f *flow) {
+	b := make([]byte, f.size)
+	for f.readStream(b) && f.count(&f.received, f.size, f.now()) {
+		if !f.writeStream(b) || !f.count(&f.sent, f.size, f.now()) {
+			return
+		}
+	}
+}

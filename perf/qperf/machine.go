@@ -1,0 +1,149 @@
+package qperf
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Ticks: /proc/stat counts USER_HZ, which is 100 on every Linux; STAT is sent in
+// microseconds, which the real client accepts and divides by just as well.
+const (
+	ticksPerSecond = 1_000_000
+	userHZ         = 100
+)
+
+// cpuClocks reads the machine's CPU clocks in ticks of STAT; Real is left zero. Where /proc
+// cannot be read all are zero, and the figures made of them are left out.
+func cpuClocks() (c [clocks]uint64) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return c
+	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	for i, f := range strings.Fields(string(line)) {
+		if i == 0 || i >= clocks {
+			continue
+		}
+		n, _ := strconv.ParseUint(f, 10, 64)
+		c[i] = n * (ticksPerSecond / userHZ)
+	}
+	return c
+}
+
+// A cpuMeter takes the CPU clocks when the measurement starts, from beside the loop so
+// that the loop is not held up, and again when it is asked.
+type cpuMeter struct {
+	start [clocks]uint64
+	ready chan struct{}
+}
+
+// startMeter takes the first reading after wait.
+func startMeter(wait time.Duration) *cpuMeter {
+	m := &cpuMeter{ready: make(chan struct{})}
+	if wait <= 0 {
+		m.start = cpuClocks()
+		close(m.ready)
+		return m
+	}
+	go m.readAfter(wait)
+	return m
+}
+
+func (m *cpuMeter) readAfter(wait time.Duration) {
+	time.Sleep(wait)
+	m.start = cpuClocks()
+	close(m.ready)
+}
+
+// stat makes a Stat out of the two readings and the elapsed time that the loop measured.
+func (m *cpuMeter) stat(elapsed time.Duration) Stat {
+	end := cpuClocks()
+	<-m.ready
+	s := Stat{CPUs: uint32(runtime.NumCPU()), TicksPerSecond: ticksPerSecond, Start: m.start, End: end}
+	s.Start[Real], s.End[Real] = 0, uint64(max(elapsed, 0).Microseconds())
+	s.clamp()
+	return s
+}
+
+// threadCPU is the CPU time, user and system, that the calling thread has used: what the engine itself costs.
+func threadCPU() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// ThisMachine is what conf says of this one.
+func ThisMachine() Machine {
+	m := Machine{Qperf: Version}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m.Node = unix.ByteSliceToString(u.Nodename[:])
+		m.OS = unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
+	}
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		m.CPU = cpuText(string(text))
+	}
+	return m
+}
+
+var cpuNoise = regexp.MustCompile(`(?i)\(R\)|\(TM\)|CPU |Processor `)
+
+// cpuText makes qperf's line out of /proc/cpuinfo: "2 Cores: AMD EPYC 2.6GHz". Where there is no "model name" (arm64) it gives the
+// number of CPUs alone; qperf leaves the field undefined.
+func cpuText(cpuinfo string) string {
+	var names, speeds []string
+	for line := range strings.Lines(cpuinfo) {
+		key, value, _ := strings.Cut(line, ":")
+		switch strings.TrimSpace(key) {
+		case "model name":
+			names = append(names, strings.TrimSpace(value))
+		case "cpu MHz":
+			speeds = append(speeds, strings.TrimSpace(value))
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Sprintf("%d Cores", max(strings.Count(cpuinfo, "processor\t:"), 1))
+	}
+	text := "Mixed CPUs"
+	if allEqual(names) && allEqual(speeds) {
+		text = modelText(names[0], speeds)
+	}
+	if len(names) == 1 {
+		return text
+	}
+	return fmt.Sprintf("%d Cores: %s", len(names), text)
+}
+
+func modelText(name string, speeds []string) string {
+	name = strings.Join(strings.Fields(cpuNoise.ReplaceAllString(name+" ", "")), " ")
+	if strings.HasSuffix(name, "Hz") || len(speeds) == 0 {
+		return name
+	}
+	mhz, err := strconv.ParseFloat(speeds[0], 64)
+	if err != nil {
+		return name
+	}
+	if whole := int(mhz); whole < 1000 {
+		return fmt.Sprintf("%s %dMHz", name, whole)
+	}
+	return fmt.Sprintf("%s %.1fGHz", name, float64(int(mhz))/1000)
+}
+
+func allEqual(list []string) bool {
+	for _, s := range list {
+		if s != list[0] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,136 @@
+package qperf
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A Result is one test as measured: both sides' raw counters, qperf's figures made of them,
+// and what the extension adds. Its JSON form is what `podlane perf client --json` prints.
+type Result struct {
+	Version  int           `json:"version"` // of this form: 1
+	Test     Test          `json:"test"`
+	Server   string        `json:"server"`
+	MsgSize  int           `json:"msg_size,omitempty"` // bytes
+	Port     int           `json:"port,omitempty"`     // data port
+	Time     float64       `json:"time,omitempty"`     // seconds asked for
+	Warmup   float64       `json:"warmup,omitempty"`   // seconds before the clock
+	Figures  *Figures      `json:"figures,omitempty"`
+	Local    *Stat         `json:"local,omitempty"`
+	Remote   *Stat         `json:"remote,omitempty"`
+	Path     PathFacts     `json:"path"`
+	Latency  *Distribution `json:"latency,omitempty"` // latency tests
+	Loss     *Loss         `json:"loss,omitempty"`    // UDP tests
+	Engine   *Engine       `json:"engine,omitempty"`
+	Conf     *Machines     `json:"conf,omitempty"`
+	Extended bool          `json:"extended"` // the server is of our own kind
+
+	timeout time.Duration
+	sockBuf int
+}
+
+// Machines are the answers to conf.
+type Machines struct {
+	Local  Machine `json:"local"`
+	Remote Machine `json:"remote"`
+}
+
+// PathFacts are the addresses that a test really used.
+type PathFacts struct {
+	Control     netip.AddrPort `json:"control"` // the server's control port
+	Local       netip.AddrPort `json:"local,omitzero"`
+	Data        netip.AddrPort `json:"data,omitzero"`
+	SeenByPeer  netip.AddrPort `json:"seen_by_peer,omitzero"` // Local as the server saw it: other where it was translated
+	PeerLocal   netip.AddrPort `json:"peer_local,omitzero"`   // Data as the server had it: other through a Service
+	MTU         int            `json:"mtu,omitempty"`         // the kernel's for the way there, bytes
+	Retransmits uint32         `json:"retransmits,omitempty"` // segments the client sent again, warm-up included
+}
+
+// Distribution is the time of one way, half of that to and fro, in seconds.
+type Distribution struct {
+	Count uint64  `json:"count"`
+	Mean  float64 `json:"mean"`
+	Min   float64 `json:"min"`
+	P50   float64 `json:"p50"`
+	P90   float64 `json:"p90"`
+	P99   float64 `json:"p99"`
+	P999  float64 `json:"p99_9"`
+	Max   float64 `json:"max"`
+	// HDR is the whole histogram of round trips in nanoseconds, in HdrHistogram's V2
+	// compressed form, base64: histograms of several runs can be added up.
+	HDR string `json:"hdr,omitempty"`
+}
+
+// Loss is what happened to the datagrams sent within the client's clock.
+type Loss struct {
+	Sent       uint64  `json:"sent"`
+	Lost       uint64  `json:"lost"`
+	Fraction   float64 `json:"fraction"`
+	Duplicates uint64  `json:"duplicates"`
+	Reordered  uint64  `json:"reordered"`
+	Wait       float64 `json:"wait,omitempty"` // seconds that udp_lat waited for replies that did not come
+	Exact      bool    `json:"exact"`          // told by sequence numbers; else by the two counts, whose clocks differ a little
+}
+
+// Engine is the CPU time in seconds that the measuring threads themselves used.
+type Engine struct {
+	Local  float64 `json:"local"`
+	Remote float64 `json:"remote"`
+}
+
+func (c *client) result() *Result {
+	r := &Result{Version: 1, Test: c.test, Server: c.options.Server, Path: c.path, timeout: c.options.Timeout, sockBuf: c.options.SockBuf, Extended: c.own}
+	if c.test != Conf {
+		r.MsgSize, r.Time = c.options.MsgSize, c.options.Time.Seconds()
+	}
+	if c.own {
+		r.Warmup = c.options.Warmup.Seconds()
+	}
+	return r
+}
+
+// learn fills in what the flow and the server's note have to say.
+func (r *Result) learn(f *flow, note *serverNote) {
+	if !r.Test.UDP() {
+		r.Path.Retransmits = retransmits(f.fd)
+	}
+	if note != nil {
+		r.Path.SeenByPeer, r.Path.PeerLocal = note.Peer, note.Local
+		r.Engine = &Engine{Local: f.engine.Seconds(), Remote: note.Engine}
+	}
+	if r.Test.Latency() {
+		r.Latency = distribution(f)
+	}
+	switch r.Test {
+	case UDPBandwidth:
+		r.Loss = blastLoss(f, r.Remote.Received.Messages, note)
+	case UDPLatency:
+		r.Loss = &Loss{Sent: f.sent.Messages, Lost: f.ping.lost, Wait: f.ping.lostWait.Seconds(), Exact: true}
+	}
+	if r.Loss != nil && r.Loss.Sent > 0 {
+		r.Loss.Fraction = float64(r.Loss.Lost) / float64(r.Loss.Sent)
+	}
+	r.Figures = figures(r)
+}
+
+func blastLoss(f *flow, received uint64, note *serverNote) *Loss {
+	l := &Loss{Sent: f.sent.Messages}
+	if note != nil && f.size >= headerSize {
+		l.Sent, received, l.Exact = f.account.counted, note.Unique, true
+		l.Duplicates, l.Reordered = note.Duplicates, note.Reordered
+	}
+	l.Lost = l.Sent - min(received, l.Sent)
+	return l
+}
+
+func distribution(f *flow) *Distribution {
+	h := f.ping.rtt
+	way := func(rtt int64) float64 { return float64(rtt) / 2e9 }
+	d := &Distribution{Count: uint64(h.TotalCount()), Mean: h.Mean() / 2e9, Min: way(h.Min()), Max: way(h.Max())}
+	for q, to := range map[float64]*float64{50: &d.P50, 90: &d.P90, 99: &d.P99, 99.9: &d.P999} {
+		*to = way(h.ValueAtQuantile(q))
+	}
+	text, _ := h.EncodeV2() // into memory: cannot fail
+	d.HDR = string(text)
+	return d
+}
