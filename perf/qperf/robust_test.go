@@ -1,0 +1,276 @@
+package qperf
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// short is a test that a healthy server answers at once.
+func short(port int) error {
+	_, err := Run(context.Background(), TCPLatency, Options{Server: "127.0.0.1", Port: port, Time: 100 * time.Millisecond, Timeout: 2 * time.Second})
+	return err
+}
+
+func dial(t *testing.T, port int) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+func plainRequest(test Test, port int) request {
+	return request{Major: verMaj, Minor: verMin, Inc: verInc, Index: testIndex[test], MsgSize: uint32(test.DefaultSize()),
+		Port: uint32(port), Time: 1, Timeout: 5}
+}
+
+// TestServer_doesNotWedge does to the server what blocks the real one for seconds or for
+// ever, and then asks for a test, which must be served within a second.
+func TestServer_doesNotWedge(t *testing.T) {
+	data := freePort(t)
+	cases := map[string]func(t *testing.T, port int){
+		"probe": func(t *testing.T, port int) { dial(t, port).Close() },
+		"silent": func(t *testing.T, port int) {
+			dial(t, port)
+		},
+		"half a request": func(t *testing.T, port int) {
+			_, _ = dial(t, port).Write(plainRequest(TCPLatency, 0).encode()[:50])
+		},
+		"no data connection": func(t *testing.T, port int) {
+			_, _ = dial(t, port).Write(plainRequest(TCPLatency, 0).encode())
+		},
+		"killed before the data connection, on the port that the next wants": func(t *testing.T, port int) {
+			c := dial(t, port)
+			_, _ = c.Write(plainRequest(TCPLatency, data).encode())
+			_, _ = io.ReadFull(c, make([]byte, portSize))
+			c.Close()
+		},
+		"no synchronization before": func(t *testing.T, port int) {
+			c := dial(t, port)
+			_, _ = c.Write(plainRequest(TCPLatency, 0).encode())
+			b := make([]byte, portSize)
+			_, _ = io.ReadFull(c, b)
+			dial(t, int(binary.LittleEndian.Uint32(b)))
+		},
+		"killed in the middle": func(t *testing.T, port int) {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			_, err := Run(ctx, UDPLatency, Options{Server: "127.0.0.1", Port: port, Time: time.Hour})
+			if err == nil {
+				t.Error("an hour passed in 200 ms")
+			}
+		},
+		"no end asked for, and gone": func(t *testing.T, port int) {
+			req := plainRequest(UDPBandwidth, 0)
+			req.Time = 0
+			c := dial(t, port)
+			_, _ = c.Write(append(req.encode(), syncBefore...))
+			_, _ = io.ReadFull(c, make([]byte, portSize+len(syncBefore)))
+			c.Close()
+		},
+		"rubbish": func(t *testing.T, port int) {
+			_, _ = dial(t, port).Write(bytes.Repeat([]byte{0xff}, 300))
+		},
+	}
+	for name, misuse := range cases {
+		t.Run(name, func(t *testing.T) {
+			port := ourServer(t, nil)
+			misuse(t, port)
+			start := time.Now()
+			_, err := Run(context.Background(), TCPLatency, Options{Server: "127.0.0.1", Port: port, DataPort: data, Time: 100 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("served after %s", took)
+			}
+		})
+	}
+}
+
+// TestServer_afterSyncMissing: a client that has its results and stays must not hold the next.
+func TestServer_afterSyncMissing(t *testing.T) {
+	port := ourServer(t, nil)
+	c := dial(t, port)
+	_, _ = c.Write(append(plainRequest(UDPLatency, 0).encode(), syncBefore...))
+	if _, err := io.ReadFull(c, make([]byte, portSize+len(syncBefore)+statSize)); err != nil {
+		t.Fatal(err)
+	}
+	if err := short(port); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServer_parallelClients: all are served; one measurement at a time, unless told otherwise.
+func TestServer_parallelClients(t *testing.T) {
+	const clients = 6
+	for parallel, atLeast := range map[int]time.Duration{1: clients * 200 * time.Millisecond, clients: 200 * time.Millisecond} {
+		t.Run(strconv.Itoa(parallel), func(t *testing.T) {
+			port := ourServer(t, func(c *ServerConfig) { c.Parallel = parallel })
+			start := time.Now()
+			var all sync.WaitGroup
+			for i := range clients {
+				all.Go(func() {
+					r, err := Run(context.Background(), Tests[i%4], Options{Server: "127.0.0.1", Port: port, Time: 200 * time.Millisecond})
+					if err != nil {
+						t.Error(err)
+					} else if r.Value() == 0 {
+						t.Errorf("%s measured nothing", r.Test)
+					}
+				})
+			}
+			all.Wait()
+			if took := time.Since(start); took < atLeast || parallel > 1 && took > time.Duration(clients)*200*time.Millisecond {
+				t.Errorf("%d clients of 200 ms, %d at once, took %s", clients, parallel, took)
+			}
+		})
+	}
+}
+
+// TestServer_busy: who cannot have his turn in time hears why.
+func TestServer_busy(t *testing.T) {
+	port := ourServer(t, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		_, _ = Run(ctx, TCPLatency, Options{Server: "127.0.0.1", Port: port, Time: time.Minute})
+	}()
+	time.Sleep(100 * time.Millisecond)
+	_, err := Run(context.Background(), TCPLatency, Options{Server: "127.0.0.1", Port: port, Time: time.Second, Timeout: time.Second})
+	if err == nil || !strings.Contains(err.Error(), "server busy") {
+		t.Errorf("second client: %v", err)
+	}
+	cancel()
+	<-first
+}
+
+func TestServer_refusals(t *testing.T) {
+	port := ourServer(t, nil)
+	for want, change := range map[string]func(*request){
+		"upgrade qperf on server from 0.4.11 to 0.5.0": func(r *request) { r.Minor, r.Inc = 5, 0 },
+		"upgrade qperf on client from 0.3.0 to 0.4.11": func(r *request) { r.Minor, r.Inc = 3, 0 },
+		"bad request index: 999":                       func(r *request) { r.Index = 999 },
+		"bad request index: 1":                         func(r *request) { r.Index = 1 },
+		"tcp_lat: msg_size 1073741824: not from 1 to":  func(r *request) { r.MsgSize = 1 << 30 },
+		"data port 70000: no such port":                func(r *request) { r.Port = 70000 },
+	} {
+		c := dial(t, port)
+		req := plainRequest(TCPLatency, 0)
+		change(&req)
+		_, _ = c.Write(req.encode())
+		deadline(c, 2*time.Second)
+		if text, err := io.ReadAll(c); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("got %q, %v, want %q", text, err, want)
+		}
+	}
+}
+
+// TestExtension: parts of a second, a warm-up outside the clock, and an account of each datagram.
+func TestExtension(t *testing.T) {
+	port := ourServer(t, nil)
+	for _, test := range Tests {
+		for _, length := range []time.Duration{250 * time.Millisecond, 500 * time.Millisecond} {
+			start := time.Now()
+			r, err := Run(context.Background(), test, Options{Server: "127.0.0.1", Port: port, Time: length, Warmup: 100 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start) - length - 100*time.Millisecond; took < 0 || took > 250*time.Millisecond {
+				t.Errorf("%s: %s beside the test's own time", test, took)
+			}
+			for _, side := range []CPU{r.Figures.Local, r.Figures.Remote} {
+				if side.RealTime < length.Seconds()*0.999 || side.RealTime > length.Seconds()*1.001 {
+					t.Errorf("%s: clock of %g s for %s", test, side.RealTime, length)
+				}
+			}
+			if r.Engine == nil || r.Engine.Local <= 0 || r.Engine.Remote <= 0 {
+				t.Errorf("%s: engine %+v", test, r.Engine)
+			}
+			if test.Latency() {
+				checkDistribution(t, r)
+			}
+			if test == UDPBandwidth && (!r.Loss.Exact || r.MsgSize != FittingDatagram) {
+				t.Errorf("udp_bw: %+v, datagrams of %d", r.Loss, r.MsgSize)
+			}
+		}
+	}
+}
+
+func checkDistribution(t *testing.T, r *Result) {
+	t.Helper()
+	d := r.Latency
+	if !(d.Min > 0 && d.Min <= d.P50 && d.P50 <= d.P90 && d.P90 <= d.P99 && d.P99 <= d.P999 && d.P999 <= d.Max) {
+		t.Errorf("%s: %+v", r.Test, d)
+	}
+	// The mean of the histogram and elapsed / messages are two ways to the same figure.
+	if q := d.Mean / r.Value(); q < 0.9 || q > 1.1 {
+		t.Errorf("%s: histogram's mean %g, qperf's figure %g", r.Test, d.Mean, r.Value())
+	}
+	if d.Count > r.Local.Received.Messages || d.Count+2 < r.Local.Received.Messages {
+		t.Errorf("%s: %d in the histogram of %d", r.Test, d.Count, r.Local.Received.Messages)
+	}
+}
+
+// TestClient_noServer must say so in time.
+func TestClient_noServer(t *testing.T) {
+	start := time.Now()
+	_, err := Run(context.Background(), TCPLatency, Options{Server: "127.0.0.1", Port: freePort(t), Wait: 300 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1: failed to connect") || time.Since(start) > 2*time.Second {
+		t.Errorf("%v after %s", err, time.Since(start))
+	}
+}
+
+// TestClient_serverGone: a server that dies in the middle ends the test, with an error and in time.
+func TestClient_serverGone(t *testing.T) {
+	for _, test := range Tests {
+		s, err := Listen(ServerConfig{Port: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(200*time.Millisecond, cancel)
+		served := make(chan error)
+		go func() { served <- s.Serve(ctx) }()
+		start := time.Now()
+		if _, err := Run(context.Background(), test, Options{Server: "127.0.0.1", Port: int(s.Addr().Port()), Time: 600 * time.Millisecond}); err == nil {
+			t.Errorf("%s: no error though the server went away", test)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("%s: %s", test, took)
+		}
+		<-served
+	}
+}
+
+// TestClient_wrongServer: something else listens there.
+func TestClient_wrongServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			c.Close()
+		}
+	}()
+	if _, err := Run(context.Background(), TCPLatency, Options{Server: "127.0.0.1", Port: int(addrOf(l.Addr()).Port())}); err == nil {
+		t.Error("an HTTP server passed for qperf")
+	}
+}
