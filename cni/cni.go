@@ -24,6 +24,7 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -82,7 +83,7 @@ func Open(c Config, kernel *link.Handle) (p *Plugin, problems []error, err error
 	for _, a := range record.All() {
 		p.ipam.Claim(a.Addrs...)
 	}
-	p.ipam.last = record.loadCursors()
+	maps.Copy(p.ipam.last, record.loadCursors())
 	return p, problems, nil
 }
 
@@ -185,14 +186,22 @@ func (p *Plugin) Collect(alive func(Allocation) bool) (collected []Allocation, e
 	return collected, errors.Join(errs...)
 }
 
-// drop takes an allocation out of the kernel and off the record. A link of its
-// name that somebody else made means that ours is gone.
+// drop takes an allocation out of the kernel and off the record.
 func (p *Plugin) drop(a Allocation) error {
 	p.leaving[a.Key()] = true
-	if err := p.kernel.DeletePod(a.Link); err != nil && !errors.Is(err, link.ErrNameInUse) {
+	if err := p.unlink(a.Link); err != nil {
 		return fmt.Errorf("pod %s: %w", a.PodName(), err)
 	}
 	return p.forget(a)
+}
+
+// unlink removes a pair. A link of its name that somebody else made means that
+// ours is gone.
+func (p *Plugin) unlink(name string) error {
+	if err := p.kernel.DeletePod(name); err != nil && !errors.Is(err, link.ErrNameInUse) {
+		return err
+	}
+	return nil
 }
 
 // forget is the last step of every removal.

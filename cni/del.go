@@ -37,7 +37,7 @@ func (p *Plugin) unwire(c *call) error {
 	if p.linkTaken(name, c.key()) {
 		return nil
 	}
-	if err := p.kernel.DeletePod(name); err != nil {
+	if err := p.unlink(name); err != nil {
 		return fmt.Errorf("container %s: %w", c.req.ContainerID, err)
 	}
 	return nil

@@ -52,7 +52,7 @@ func readRequest(conn *net.UnixConn) (*Request, error) {
 	rights := make([]byte, unix.CmsgSpace(2*4))
 	n, m, _, _, err := conn.ReadMsgUnix(first, rights)
 	if err != nil {
-		return nil, err
+		return nil, cause(err)
 	}
 	req := &Request{NetnsFD: -1, SocketFD: -1, reply: make(chan shim.Reply, 1)}
 	if err := req.take(rights[:m]); err != nil {
@@ -60,7 +60,7 @@ func readRequest(conn *net.UnixConn) (*Request, error) {
 	}
 	rest, err := io.ReadAll(io.LimitReader(conn, shim.MaxDocument))
 	if err != nil {
-		return req, err
+		return req, cause(err)
 	}
 	if err := json.Unmarshal(append(first[:n], rest...), &req.Request); err != nil {
 		return req, fmt.Errorf("request: %w", err)
@@ -115,4 +115,14 @@ func descriptors(rights []byte) (fds []int, err error) {
 		fds = append(fds, some...)
 	}
 	return fds, nil
+}
+
+// cause is an error without package net's words for the socket's address, which
+// is one that nobody knows (see listen).
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("request: %w", err)
 }

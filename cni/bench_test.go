@@ -1,0 +1,57 @@
+package cni
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// BenchmarkADD is one ADD after the other through the real shim, each followed
+// by its DEL, which is not measured. shim-cpu-ms is the CPU time of the shim's
+// process alone, user and system; agent-ms the time in the agent's loop.
+func BenchmarkADD(b *testing.B) {
+	n := newNode(b, bothFamilies)
+	var inLoop time.Duration
+	n.start(func(l *loop) {
+		var began time.Time
+		l.received = func() { began = time.Now() }
+		l.handled = func() { inLoop += time.Since(began) }
+	})
+	if isSelf(b, n.bin) {
+		b.Skip("no shim built: the test program is the plugin")
+	}
+	p := newPod(b, "web-0")
+	var cpu time.Duration
+	for b.Loop() {
+		cpu += n.exec(b, "ADD", p)
+		b.StopTimer()
+		add := inLoop
+		n.exec(b, "DEL", p)
+		inLoop = add
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(cpu.Microseconds())/1e3/float64(b.N), "shim-cpu-ms/op")
+	b.ReportMetric(float64(inLoop.Microseconds())/1e3/float64(b.N), "agent-ms/op")
+}
+
+func isSelf(tb testing.TB, dir string) bool {
+	target, err := os.Readlink(filepath.Join(dir, PluginName))
+	return err == nil && target != ""
+}
+
+// exec runs the plugin as a runtime does and gives its CPU time.
+func (n *node) exec(tb testing.TB, command string, p pod) time.Duration {
+	_, list := n.cni("")
+	config := bytes.Replace(list.Plugins[0].Bytes, []byte("{"), []byte(`{"cniVersion":"1.1.0","name":"podlane",`), 1)
+	cmd := exec.Command(filepath.Join(n.bin, PluginName))
+	cmd.Stdin = bytes.NewReader(config)
+	cmd.Env = []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0", "CNI_PATH=" + n.bin}
+	if out, err := cmd.Output(); err != nil {
+		tb.Fatal(fmt.Errorf("%s: %w: %s", command, err, out))
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
