@@ -98,9 +98,9 @@ func (c *conn) wire(spec PodSpec) error {
 		if err := c.request(unix.RTM_NEWNEIGH, create, neighbour(d.index, g, spec.HostMAC)); err != nil {
 			return fmt.Errorf("neighbour %s: %w", g, err)
 		}
-		for dst, r := range podRoutes(spec.PodLink, g) {
-			if err := c.request(unix.RTM_NEWROUTE, create, route(dst, r, d.index)); err != nil {
-				return fmt.Errorf("route %s: %w", dst, err)
+		for _, r := range podRoutes(spec.PodLink, g) {
+			if err := c.request(unix.RTM_NEWROUTE, create, route(r.Dst, r.Route, d.index)); err != nil {
+				return fmt.Errorf("route %s: %w", r.Dst, err)
 			}
 		}
 	}
@@ -109,14 +109,14 @@ func (c *conn) wire(spec PodSpec) error {
 
 // podRoutes are the gateway, on link, and the default route by way of it. The
 // second does without the first (OnLink); programs that look for it find it.
-func podRoutes(dev string, gateway netip.Addr) map[netip.Prefix]Route {
-	any4 := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+func podRoutes(dev string, gateway netip.Addr) []RouteObject {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if gateway.Is6() {
-		any4 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
-	return map[netip.Prefix]Route{
-		netip.PrefixFrom(gateway, gateway.BitLen()): {Dev: dev},
-		any4: {Dev: dev, Via: gateway, OnLink: true},
+	return []RouteObject{
+		{RouteKey{netip.PrefixFrom(gateway, gateway.BitLen())}, Route{Dev: dev}},
+		{RouteKey{all}, Route{Dev: dev, Via: gateway, OnLink: true}},
 	}
 }
 
@@ -218,9 +218,9 @@ func (c *conn) checkRoutes(d device, spec PodSpec) error {
 				has[r.dst] = r.Via
 			}
 		}
-		for dst, r := range podRoutes(spec.PodLink, g) {
-			if via, ok := has[dst]; !ok || via != r.Via {
-				errs = append(errs, fmt.Errorf("pod's link %s: route %s is missing", spec.PodLink, dst))
+		for _, r := range podRoutes(spec.PodLink, g) {
+			if via, ok := has[r.Dst]; !ok || via != r.Via {
+				errs = append(errs, fmt.Errorf("pod's link %s: route %s is missing", spec.PodLink, r.Dst))
 			}
 		}
 	}

@@ -1,0 +1,90 @@
+package link
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/podlane/podlane/internal/nettest"
+)
+
+// quiet waits until no notice has come for a while: a command has more than one
+// effect, and the kernel tells of a carrier up to a second later.
+func quiet(t *testing.T, notices <-chan struct{}) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case <-notices:
+		case <-time.After(1100 * time.Millisecond):
+			return
+		case <-deadline:
+			t.Fatal("notices without end")
+		}
+	}
+}
+
+func noticed(notices <-chan struct{}) bool {
+	select {
+	case <-notices:
+		return true
+	case <-time.After(500 * time.Millisecond):
+		return false
+	}
+}
+
+func TestWatch(t *testing.T) {
+	h := node(t)
+	// Duplicate address detection would give notices seconds later.
+	nettest.Run(t, "sh", "-ec", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad")
+	want := vtep(1)
+	want.Routes[RouteKey{pfx("10.99.0.0/24")}] = Route{Via: addr("192.0.2.9"), Dev: "up0"}
+	reach(t, h, want)
+	ctx, cancel := context.WithCancel(t.Context())
+	notices, err := h.Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !noticed(notices) {
+		t.Error("no first notice")
+	}
+	quiet(t, notices)
+	for _, c := range []string{
+		"ip route add 203.0.113.0/24 dev up0",
+		"ip neigh add 192.0.2.55 lladdr 02:00:00:00:00:55 dev up0 nud permanent",
+	} {
+		nettest.Run(t, "sh", "-ec", c)
+		if noticed(notices) {
+			t.Errorf("notice of what is not ours: %s", c)
+		}
+	}
+	if err := h.Apply(Ops{{Delete, RouteObject{RouteKey: RouteKey{pfx("10.244.1.0/24")}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if noticed(notices) {
+		t.Error("notice of a change made through the handle")
+	}
+	for _, c := range []string{
+		"ip route del 10.244.1.0/24",
+		"ip -6 route del fd00:244:0:1::/64",
+		"ip neigh del 10.244.1.0 dev pl-vxlan",
+		"bridge fdb del 02:00:00:00:00:65 dev pl-vxlan dst 192.0.2.101",
+		"ip addr del 10.244.0.1/32 dev pl-vxlan",
+		"ip link set pl-vxlan mtu 1400",
+		"ip link set up0 mtu 1400",
+		"ip addr add 192.0.2.99/24 dev up0",
+		"ip link set up0 down; ip link set up0 up",
+		"ip link set pl-vxlan down; ip link set pl-vxlan up",
+		"ip link del pl-vxlan",
+	} {
+		nettest.Run(t, "sh", "-ec", c)
+		if !noticed(notices) {
+			t.Errorf("no notice within 0.5 s: %s", c)
+		}
+		reach(t, h, want)
+		quiet(t, notices)
+	}
+	cancel()
+	for range notices {
+	}
+}
