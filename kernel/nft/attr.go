@@ -114,10 +114,11 @@ func cstr(b []byte) string {
 // parseComment takes the comment out of user data, "" where there is none.
 func parseComment(b []byte) string {
 	for len(b) >= 2 && int(b[1]) <= len(b)-2 {
+		end := 2 + int(b[1])
 		if b[0] == 0 {
-			return cstr(b[2 : 2+b[1]])
+			return cstr(b[2:end])
 		}
-		b = b[2+b[1]:]
+		b = b[end:]
 	}
 	return ""
 }

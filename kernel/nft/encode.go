@@ -155,7 +155,7 @@ func (o *txOp) encodeSet(a attrs) attrs {
 	case len(s.Data) > 0:
 		a = a.u32(setDataType, typeNumber(s.Data)).u32(setDataLen, uint32(width(s.Data)))
 	}
-	a = a.u32(setID, uint32(o.setID))
+	a = a.u32(setID, uint32(o.setID)).bytes(setUserdata, s.byteOrders())
 	if len(s.Key) > 1 {
 		a = a.fields(s.Key)
 	}
@@ -163,6 +163,23 @@ func (o *txOp) encodeSet(a attrs) attrs {
 		a = counterOp(Counter{}).encode(a, setExpr)
 	}
 	return a
+}
+
+// byteOrders is the user data by which nft knows the order of the bytes of keys
+// and data that are not concatenations; without it nft prints a mark backwards.
+func (s *Set) byteOrders() []byte {
+	const keyOrder, dataOrder, host, network = 0, 1, 1, 2
+	order := func(ts []Type) uint32 {
+		if len(ts) == 1 && ts[0] == Mark {
+			return host
+		}
+		return network
+	}
+	b := binary.NativeEndian.AppendUint32([]byte{keyOrder, 4}, order(s.Key))
+	if len(s.Data) > 0 {
+		b = binary.NativeEndian.AppendUint32(append(b, dataOrder, 4), order(s.Data))
+	}
+	return b
 }
 
 // fields appends the widths of the parts of a concatenation.

@@ -40,6 +40,25 @@ func (r Rule) String() string {
 	return strings.Join(words, " ")
 }
 
+// RuleInfo is what Conn.Rules reads back of a rule: enough to see that someone
+// changed it, not enough to make it again.
+type RuleInfo struct {
+	Chain   string
+	Comment string
+	Exprs   []string // the names of its expressions
+}
+
+// Info gives what will be read back of the rule in a chain.
+func (r Rule) Info(chain string) RuleInfo {
+	info := RuleInfo{Chain: chain, Comment: r.Comment}
+	for _, p := range r.Parts {
+		for _, e := range p.ops {
+			info.Exprs = append(info.Exprs, e.name)
+		}
+	}
+	return info
+}
+
 // The kernel's registers: reg32 counts in words of 32 bits, from NFT_REG32_00.
 const (
 	regVerdict = 0
@@ -84,8 +103,9 @@ func Daddr(f Family) Field {
 func Dport() Field { return payload("th dport", transportHeader, 2, 2) }
 
 const (
-	metaMark    = 3
-	metaL4Proto = 16
+	metaMark     = 3
+	metaPriority = 2
+	metaL4Proto  = 16
 )
 
 func loadMeta(key, reg uint32) op { return op{"meta", attrs(nil).u32(1, reg).u32(2, key)} }
@@ -134,6 +154,27 @@ func Vmap(s Set, fields ...Field) Part {
 	return Part{text + " vmap @" + s.Name, append(ops, look)}
 }
 
+// Priority is the packet's skb priority.
+func Priority() Field {
+	return Field{"meta priority", 4, func(reg uint32) op { return loadMeta(metaPriority, reg) }}
+}
+
+func storeMeta(key uint32) op { return op{"meta", attrs(nil).u32(2, key).u32(3, reg32)} }
+
+// PriorityMap sets the packet's skb priority to what the map, whose data are of
+// type mark, has for the fields. Where it has nothing, the rule does not match.
+func PriorityMap(s Set, fields ...Field) Part {
+	text, ops := concat(fields)
+	look := op{"lookup", attrs(nil).str(1, s.Name).u32(2, reg32).u32(3, reg32)}
+	return Part{fmt.Sprintf("meta priority set %s map @%s", text, s.Name), append(ops, look, storeMeta(metaPriority))}
+}
+
+// PriorityNone sets the packet's skb priority to zero.
+func PriorityNone() Part {
+	zero := op{"immediate", attrs(nil).u32(1, reg32).value(2, make([]byte, 4))}
+	return Part{"meta priority set none", []op{zero, storeMeta(metaPriority)}}
+}
+
 // DNATMap sends the connection to the address and port the map has for the
 // fields. Where it has none, the rule does not match.
 //
@@ -173,8 +214,7 @@ func MarkHas(mask uint32) Part {
 }
 
 func setMark(text string, mask, xor uint32) Part {
-	store := op{"meta", attrs(nil).u32(2, metaMark).u32(3, reg32)}
-	return Part{text, []op{loadMeta(metaMark, reg32), bitwise(mask, xor), store}}
+	return Part{text, []op{loadMeta(metaMark, reg32), bitwise(mask, xor), storeMeta(metaMark)}}
 }
 
 // MarkSet sets bits of the packet's mark.

@@ -146,13 +146,6 @@ func parseChain(m message) Chain {
 	return ch
 }
 
-// RuleInfo is what is read back of a rule.
-type RuleInfo struct {
-	Chain   string
-	Comment string
-	Exprs   []string // names of its expressions
-}
-
 // Rules lists the rules of a table, chain by chain in their order.
 func (c *Conn) Rules(t Table) ([]RuleInfo, error) {
 	var rs []RuleInfo

@@ -17,10 +17,12 @@ import (
 // Prefix begins the names of all tables that are ours.
 const Prefix = "podlane-"
 
-// MaxComment is the longest comment of an element or rule, in bytes: what the
-// kernel's 256 bytes of user data leave. nft prints such comments but would
-// itself not take one of more than 128.
-const MaxComment = 253
+// MaxComment is the longest comment of an element or rule, in bytes: 254 bytes of
+// user data less its head of 2 and the NUL at the end. NFT_USERDATA_MAXLEN is 256,
+// but the kernel counts an element's in 8 bits, so that it refuses 255 bytes and
+// with 256 drops the comment without an error (seen on 6.18). nft prints such
+// comments but would itself not take one of more than 128.
+const MaxComment = 251
 
 // Family is the address family of a table (NFPROTO_*).
 type Family uint8

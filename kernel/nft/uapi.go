@@ -52,6 +52,7 @@ const (
 	setDataLen    = 7
 	setDesc       = 9
 	setID         = 10
+	setUserdata   = 13
 	setExpr       = 17
 	setDescConcat = 2
 	setFieldLen   = 1
