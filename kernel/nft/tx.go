@@ -159,11 +159,11 @@ func (o *txOp) size() int {
 const messageHead = 256
 
 func sizeOf(v verb, es []Element) int {
-	n := 0
+	n := len(es) // a byte each is more than their share of the messages' heads
 	for i := range es {
 		n += elementSize(v, &es[i])
 	}
-	return n + n/maxElements*messageHead
+	return n
 }
 
 // elementSize is how many bytes an element takes in a message, at most.
