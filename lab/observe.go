@@ -1,0 +1,123 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cluster/convert"
+)
+
+// status gives the lab's state, everything in order.
+func (h *holder) status() *Status {
+	st := &Status{Name: h.opts.Name, Dir: h.dir, Overlay: h.opts.Overlay, Root: ownsMachine(),
+		Nodes: []NodeStatus{}, Pods: []PodStatus{}, Services: []ServiceStatus{}}
+	h.look(func() {
+		for _, name := range slices.Sorted(maps.Keys(h.nodes)) {
+			st.Nodes = append(st.Nodes, h.nodes[name].status())
+		}
+		for _, p := range h.expanded.Pods {
+			st.Pods = append(st.Pods, h.podStatus(p))
+		}
+		for _, s := range h.expanded.Services {
+			st.Services = append(st.Services, h.serviceStatus(convert.Service(s)))
+		}
+		st.Problems = texts(h.problems)
+	})
+	return st
+}
+
+// ownsMachine says whether the holder's user namespace is the machine's.
+func ownsMachine() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	var inside, outside, size uint64
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &inside, &outside, &size)
+	}
+	return err == nil && inside == 0 && outside == 0 && size > 1
+}
+
+func (n *node) status() NodeStatus {
+	st := NodeStatus{Name: n.Name, Addresses: texts(n.Addresses), PodCIDRs: texts(n.PodCIDRs), Zone: n.Zone, Ready: n.ready()}
+	if n.err != nil {
+		st.Agent = ProcessStatus{State: "stopped", Reason: n.err.Error()}
+	} else {
+		st.Agent = n.agent.status()
+	}
+	return st
+}
+
+func (h *holder) podStatus(want *corev1.Pod) PodStatus {
+	st := PodStatus{Namespace: want.Namespace, Name: want.Name, Node: want.Spec.NodeName, IPs: []string{}, Labels: want.Labels, Containers: []ContainerStatus{}}
+	p := h.pods[cluster.Key{Namespace: want.Namespace, Name: want.Name}]
+	if p == nil {
+		st.Reason = h.whyNoPod(want)
+		return st
+	}
+	for _, ip := range want.Status.PodIPs {
+		st.IPs = append(st.IPs, ip.IP)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st.Ready, st.Reason = p.ready, p.reason
+	for _, c := range p.containers {
+		cs := ContainerStatus{Name: c.spec.Name, Runs: c.runs, ProcessStatus: c.supervisor.status()}
+		st.Restarts += cs.Restarts
+		st.Containers = append(st.Containers, cs)
+	}
+	return st
+}
+
+func (h *holder) whyNoPod(want *corev1.Pod) string {
+	name := want.Spec.NodeName
+	switch n := h.nodes[name]; {
+	case name == "" && len(want.Spec.NodeSelector) > 0:
+		return fmt.Sprintf("spec.nodeSelector: no node has the labels %v", want.Spec.NodeSelector)
+	case name == "":
+		return "no node takes pods"
+	case n == nil:
+		return fmt.Sprintf("spec.nodeName: there is no node %s", name)
+	case n.err != nil:
+		return fmt.Sprintf("node %s: %v", name, n.err)
+	case done(want):
+		return errCompleted.Error()
+	}
+	return "starting"
+}
+
+func (h *holder) serviceStatus(s *cluster.Service) ServiceStatus {
+	st := ServiceStatus{Namespace: s.Namespace, Name: s.Name, Type: string(s.Type), ClusterIPs: texts(s.ClusterIPs), Ports: []string{}}
+	for _, p := range s.Ports {
+		st.Ports = append(st.Ports, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+	}
+	for _, e := range h.expanded.EndpointSlices {
+		slice := convert.EndpointSlice(e)
+		if slice == nil || slice.Namespace != s.Namespace || slice.Service != s.Name {
+			continue
+		}
+		for _, ep := range slice.Endpoints {
+			st.Endpoints++
+			if ep.Ready {
+				st.Ready++
+			}
+		}
+	}
+	return st
+}
+
+// up says whether the pod has its namespaces and network.
+func (p *pod) up() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live
+}
+
+func (p *pod) why() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reason
+}
