@@ -162,36 +162,35 @@ func (n *node) start(with ...func(*loop)) *node {
 	return n
 }
 
-// pluginDir gives a folder with the plugin: the real shim where it can be built,
-// else this test program, which answers as the plugin like `go run` does.
-var pluginDir = func() func(t testing.TB) string {
-	var once sync.Once
-	var built string
-	return func(t testing.TB) string {
-		once.Do(func() {
-			dir, err := os.MkdirTemp("", "podlane-cni")
-			if err != nil {
-				t.Fatal(err)
-			}
-			built = dir
-			cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, PluginName), "../cmd/podlane-cni")
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-			if out, err := cmd.CombinedOutput(); err == nil {
-				return
-			} else {
-				t.Logf("no shim built, the test program is the plugin: %v: %s", err, out)
-			}
-			self, err := os.Executable()
-			if err == nil {
-				err = os.Symlink(self, filepath.Join(dir, PluginName))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		})
-		return built
+// pluginDir gives a folder with the plugin: this test program, which answers as
+// the plugin like a build of `go run` does.
+func pluginDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(dir, PluginName))
 	}
-}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// withShim builds the real shim and has the node use it. Where it cannot be built
+// (no Go, no sources: a test program that was carried elsewhere) it says so.
+func (n *node) withShim() (real bool) {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, PluginName), "../cmd/podlane-cni")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Logf("no shim built, the test program is the plugin: %v: %s", err, out)
+		return false
+	}
+	n.bin = dir
+	return true
+}
 
 // pod is a container's network namespace, and what its runtime knows of it.
 type pod struct {

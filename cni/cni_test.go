@@ -16,11 +16,13 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/internal/nettest"
 )
 
 func TestAdd_pingCheckDel(t *testing.T) {
 	n := newNode(t, bothFamilies).start()
+	n.withShim()
 	p := newPod(t, "web-0")
 	if err := n.status(); err != nil {
 		t.Fatalf("STATUS: %v", err)
@@ -146,6 +148,7 @@ func TestAdd_twice(t *testing.T) {
 
 func TestAdd_fiftyAtOnce(t *testing.T) {
 	n := newNode(t, bothFamilies).start()
+	n.withShim()
 	pods := make([]pod, 50)
 	for i := range pods {
 		pods[i] = newPod(t, fmt.Sprintf("pod-%d", i))
@@ -193,6 +196,7 @@ func TestAdd_fiftyAtOnce(t *testing.T) {
 
 func TestAgentAway(t *testing.T) {
 	n := newNode(t, bothFamilies).start()
+	n.withShim()
 	p := newPod(t, "web-0")
 	n.mustAdd(p)
 	n.stop()
@@ -307,6 +311,9 @@ func TestDel_namespaceGone(t *testing.T) {
 
 func TestGC(t *testing.T) {
 	n := newNode(t, bothFamilies).start()
+	if err := gcOf(n, ""); err == nil || err.Code != shim.CodeConfig {
+		t.Errorf("GC without a list: %v, want code 7", err)
+	}
 	keep, lose := newPod(t, "keep"), newPod(t, "lose")
 	n.mustAdd(keep)
 	n.mustAdd(lose)
@@ -327,6 +334,16 @@ func TestGC(t *testing.T) {
 	n.ping(keep, "10.1.2.1")
 }
 
+// gcOf is a GC whose configuration has more.
+func gcOf(n *node, more string) *shim.Error {
+	config := []byte(`{"cniVersion":"1.1.0","name":"podlane"` + more + `}`)
+	reply, err := shim.Ask(filepath.Join(n.dir, "agent.sock"), shim.Request{Verb: shim.VerbCNI, Command: "GC", Config: config}, 5*time.Second)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return reply.Error
+}
+
 func TestStatus_cause(t *testing.T) {
 	n := newNode(t, nil).start()
 	if err := n.status(); code(err) != 50 || !strings.Contains(err.Error(), "node n1 is not known yet") {
@@ -342,4 +359,102 @@ func TestStatus_cause(t *testing.T) {
 		t.Errorf("ADD: %v", err)
 	}
 	n.empty()
+}
+
+// TestAdd_afterRestart: an address that was released before the agent started
+// again is not given at once.
+func TestAdd_afterRestart(t *testing.T) {
+	n := newNode(t, bothFamilies).start()
+	p := newPod(t, "web-0")
+	first := n.mustAdd(p)
+	if err := n.del(p); err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+	n.start()
+	if again := n.mustAdd(p); again.IPs[0].Address.String() == first.IPs[0].Address.String() {
+		t.Errorf("%v was given again", again.IPs[0].Address)
+	}
+}
+
+// TestCollect_boot: what an earlier boot left on record is gone, whatever links
+// there are.
+func TestCollect_boot(t *testing.T) {
+	n := newNode(t, bothFamilies).start()
+	n.mustAdd(newPod(t, "web-0"))
+	n.stop()
+	name := n.records()[0]
+	path := filepath.Join(n.dir, "allocations", "v1", name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "boot-1", "boot-0", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.empty()
+}
+
+// TestRecordLost: the record of a living pod is spoiled. The link is then nobody's,
+// which the agent's diff removes; a DEL finds nothing and says so with success.
+func TestRecordLost(t *testing.T) {
+	n := newNode(t, bothFamilies).start()
+	p := newPod(t, "web-0")
+	n.mustAdd(p)
+	n.stop()
+	name := n.records()[0]
+	if err := os.Truncate(filepath.Join(n.dir, "allocations", "v1", name), 100); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if want := []string{name + ".bad"}; !slices.Equal(n.records(), want) || len(n.podLinks()) > 0 {
+		t.Errorf("records %v, links %v, want %v and none", n.records(), n.podLinks(), want)
+	}
+	if err := n.del(p); err != nil {
+		t.Errorf("DEL: %v", err)
+	}
+	n.mustAdd(p)
+	n.ping(p, "10.1.2.1")
+}
+
+// TestHandle_order has requests about the same pod in one batch.
+func TestHandle_order(t *testing.T) {
+	request := func(command, id string) *Request {
+		return &Request{Request: shim.Request{Command: command, ContainerID: id, IfName: "eth0"}}
+	}
+	batch := []*Request{request("ADD", "a"), request("ADD", "b"), request("ADD", "a"), request("DEL", "a"), request("DEL", "b")}
+	for _, want := range []int{2, 1, 2} {
+		if have := run(batch); have != want {
+			t.Fatalf("%d together, want %d", have, want)
+		}
+		batch = batch[want:]
+	}
+}
+
+// TestHandle_refuses what needs no kernel to be refused.
+func TestHandle_refuses(t *testing.T) {
+	p := &Plugin{}
+	for _, c := range []struct {
+		name string
+		req  shim.Request
+		wait time.Duration
+		code uint
+	}{
+		{"another verb", shim.Request{Verb: "status", Command: "ADD"}, time.Minute, 4},
+		{"unknown command", shim.Request{Verb: "cni", Command: "MOVE"}, time.Minute, 4},
+		{"too late", shim.Request{Verb: "cni", Command: "ADD"}, -time.Second, 11},
+		{"no configuration", shim.Request{Verb: "cni", Command: "ADD"}, time.Minute, 6},
+		{"CHECK before 0.4.0", shim.Request{Verb: "cni", Command: "CHECK", Config: []byte(`{"cniVersion":"0.3.1"}`)}, time.Minute, 1},
+		{"path as container", shim.Request{Verb: "cni", Command: "DEL", ContainerID: "../../etc", IfName: "eth0", Config: []byte(`{}`)}, time.Minute, 4},
+		{"long container", shim.Request{Verb: "cni", Command: "DEL", ContainerID: strings.Repeat("a", 181), IfName: "eth0", Config: []byte(`{}`)}, time.Minute, 4},
+		{"path as interface", shim.Request{Verb: "cni", Command: "DEL", ContainerID: "a", IfName: "../x", Config: []byte(`{}`)}, time.Minute, 4},
+	} {
+		r := &Request{Request: c.req, NetnsFD: -1, SocketFD: -1, Deadline: time.Now().Add(c.wait), reply: make(chan shim.Reply, 1)}
+		out := p.Handle([]*Request{r}, func() error { return nil })
+		reply := <-r.reply
+		if reply.Error == nil || reply.Error.Code != c.code || out[0].Err == nil {
+			t.Errorf("%s: %+v, want code %d", c.name, reply.Error, c.code)
+		}
+	}
 }

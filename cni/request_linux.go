@@ -68,7 +68,11 @@ func readRequest(conn *net.UnixConn) (*Request, error) {
 	if req.Version != shim.Version {
 		return req, fmt.Errorf("request of version %d, want %d", req.Version, shim.Version)
 	}
-	req.Deadline = time.Now().Add(time.Duration(req.TimeoutMS) * time.Millisecond)
+	wait := time.Duration(req.TimeoutMS) * time.Millisecond
+	if wait <= 0 {
+		wait = defaultWait
+	}
+	req.Deadline = time.Now().Add(wait)
 	return req, nil
 }
 

@@ -22,6 +22,7 @@ const (
 	maxConnections = 256
 	readTimeout    = 10 * time.Second
 	writeTimeout   = 10 * time.Second
+	defaultWait    = 30 * time.Second // of a client that does not say how long it waits
 	maxBatch       = 64
 )
 
