@@ -1,0 +1,229 @@
+// Package apply brings the tables of proxy/nftables to the kernel: it adopts what
+// is there at the start, commits what changed, and after an error or a change by
+// others finds the way back. It decides nothing about the tables' contents.
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables"
+)
+
+// Applier owns the service tables of one network namespace. It is not safe for
+// use by several goroutines.
+type Applier struct {
+	families []*family
+}
+
+// New makes an Applier for the families (both, mostly) over a connection, which
+// stays the caller's.
+func New(conn *nft.Conn, families ...nft.Family) *Applier {
+	a := &Applier{}
+	for _, f := range families {
+		a.families = append(a.families, &family{conn: conn, commit: conn.Commit, family: f})
+	}
+	return a
+}
+
+// Apply makes the kernel have what the Table and the node's pods ask for. The
+// first call, and the next one after an error, reads what is there and writes what
+// differs; others write what changed. With an error the other family is done
+// nevertheless, and what was right in the kernel goes on as it was.
+func (a *Applier) Apply(t *proxy.Table, pods []netip.Addr) error {
+	var errs []error
+	for _, f := range a.families {
+		if err := f.apply(t, pods); err != nil {
+			errs = append(errs, fmt.Errorf("service proxy, %s: %w", f.family, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Problems are the frontends that several Services want.
+func (a *Applier) Problems() []cluster.Problem {
+	var ps []cluster.Problem
+	for _, f := range a.families {
+		if f.applied != nil {
+			ps = append(ps, f.applied.Problems()...)
+		}
+	}
+	return ps
+}
+
+// Changed is told what nft.Monitor says: where someone else changed a table in
+// force, the next Apply builds it anew beside and swaps. It gives whether there is
+// reason to Apply.
+func (a *Applier) Changed(e nft.Event) bool {
+	any := false
+	for _, f := range a.families {
+		if e.Lost || f.applied == nil || f.applied.Ruleset().Table == e.Table {
+			f.applied, f.rebuild, any = nil, true, true
+		}
+	}
+	return any
+}
+
+// Audit reads whether the tables in force have the rules and the Services they
+// are believed to have, and is Changed where they have not. It costs what reading
+// the services maps costs, some 0.2 s for 30,000 Services.
+func (a *Applier) Audit(t *proxy.Table, pods []netip.Addr) error {
+	for _, f := range a.families {
+		if f.applied == nil {
+			continue
+		}
+		table := f.applied.Ruleset().Table
+		now, err := f.adopt(table)
+		if err != nil {
+			return fmt.Errorf("service proxy, %s: audit: %w", f.family, err)
+		}
+		clean := now != nil
+		if clean {
+			_, err := nftables.Diff(now, t, pods, func(*nft.Tx) error { clean = false; return nil })
+			if err != nil {
+				return err
+			}
+		}
+		if !clean {
+			a.Changed(nft.Event{Table: table})
+		}
+	}
+	return nil
+}
+
+// Remove deletes our tables: for an uninstall, never for an end of the agent.
+func (a *Applier) Remove() error {
+	var errs []error
+	for _, f := range a.families {
+		f.applied = nil
+		ours, err := f.tables()
+		tx := &nft.Tx{}
+		for _, t := range ours {
+			tx.DeleteTable(t)
+		}
+		errs = append(errs, err, f.commit(tx))
+	}
+	return errors.Join(errs...)
+}
+
+// family is the table of one address family.
+type family struct {
+	conn    *nft.Conn
+	commit  nftables.Emit // conn.Commit, but for tests
+	family  nft.Family
+	applied *nftables.Applied // nil: not known
+	rebuild bool              // what is there is not to be adopted
+}
+
+func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
+	next, err := f.bring(t, pods)
+	if err != nil {
+		f.applied = nil
+		f.rebuild = f.rebuild || errors.Is(err, nft.ErrTooBig)
+		return err
+	}
+	f.applied, f.rebuild = next, false
+	return nil
+}
+
+func (f *family) bring(t *proxy.Table, pods []netip.Addr) (*nftables.Applied, error) {
+	if f.applied != nil {
+		return nftables.Diff(f.applied, t, pods, f.commit)
+	}
+	ours, err := f.tables()
+	if err != nil {
+		return nil, err
+	}
+	var forced []nft.Table // tables in force
+	for _, table := range ours {
+		chains, err := f.conn.Chains(table)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(chains, func(c nft.Chain) bool { return c.Hook != 0 }) {
+			forced = append(forced, table)
+		}
+	}
+	if len(forced) == 1 && !f.rebuild {
+		a, err := f.adopt(forced[0])
+		if err != nil {
+			return nil, err
+		}
+		if a != nil {
+			return f.takeOver(a, ours, t, pods)
+		}
+	}
+	return f.load(ours, forced, t, pods)
+}
+
+// takeOver goes on with an adopted table, and removes the others of ours.
+func (f *family) takeOver(a *nftables.Applied, ours []nft.Table, t *proxy.Table, pods []netip.Addr) (*nftables.Applied, error) {
+	tx := &nft.Tx{}
+	for _, table := range ours {
+		if table != a.Ruleset().Table {
+			tx.DeleteTable(table)
+		}
+	}
+	if err := f.commit(tx); err != nil {
+		return nil, err
+	}
+	return nftables.Diff(a, t, pods, f.commit)
+}
+
+// load builds a table of a name that is not in force and swaps.
+func (f *family) load(ours, forced []nft.Table, t *proxy.Table, pods []netip.Addr) (*nftables.Applied, error) {
+	r := nftables.NewRuleset(f.family, nftables.Names[0])
+	if slices.Contains(forced, r.Table) {
+		r = nftables.NewRuleset(f.family, nftables.Names[1])
+	}
+	replaced := slices.DeleteFunc(slices.Clone(ours), func(o nft.Table) bool { return o == r.Table })
+	return nftables.Load(r, t, pods, replaced, f.commit)
+}
+
+// tables lists the service tables of the family, of whatever layout:
+// podlane-NUMBER and podlane-NUMBER-b.
+func (f *family) tables() ([]nft.Table, error) {
+	all, err := f.conn.Tables()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(t nft.Table) bool {
+		layout := strings.TrimSuffix(strings.TrimPrefix(t.Name, nft.Prefix), "-b")
+		return t.Family != f.family || layout == "" || strings.Trim(layout, "0123456789") != ""
+	}), nil
+}
+
+// adopt reads a table; it gives nil where it does not fit.
+func (f *family) adopt(table nft.Table) (*nftables.Applied, error) {
+	if !slices.Contains(nftables.Names[:], table.Name) {
+		return nil, nil // of another layout
+	}
+	r := nftables.NewRuleset(f.family, table.Name)
+	s := nftables.State{}
+	var err error
+	if s.Chains, err = f.conn.Chains(table); err != nil {
+		return nil, err
+	}
+	if s.Rules, err = f.conn.Rules(table); err != nil {
+		return nil, err
+	}
+	for set, to := range map[*nft.Set]*[]nft.Element{
+		&r.Services: &s.Services, &r.Counts: &s.Counts, &r.Pods: &s.Pods} {
+		if *to, err = f.conn.Elements(*set); errors.Is(err, nft.ErrNotFound) {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	a, ok := nftables.Adopt(r, s)
+	if !ok {
+		return nil, nil
+	}
+	return a, nil
+}
