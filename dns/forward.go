@@ -1,0 +1,209 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sync/singleflight"
+)
+
+var (
+	errBroken     = errors.New("broken answer")
+	errNoUpstream = errors.New("no upstream resolver")
+)
+
+// ForwardConfig is the settings of a Forwarder. The zero value of a field is
+// its default.
+type ForwardConfig struct {
+	// Upstreams are asked in this order, those that did not answer lately last.
+	Upstreams []netip.AddrPort
+	// Patience is how long one is waited for before the next is asked as well. 1 s.
+	Patience time.Duration
+	// Timeout is how long a question may take at all. 4.5 s: below the 5 s that
+	// resolvers of C libraries wait.
+	Timeout time.Duration
+	// CacheBytes bounds the memory of the cache. 16 MiB.
+	CacheBytes int
+	// MaxTTL and MaxNegativeTTL bound how long answers are kept. 1 h and 5 min.
+	MaxTTL, MaxNegativeTTL time.Duration
+	Log                    *slog.Logger
+}
+
+func (c ForwardConfig) withDefaults() ForwardConfig {
+	set(&c.Patience, time.Second)
+	set(&c.Timeout, 4500*time.Millisecond)
+	set(&c.CacheBytes, 16<<20)
+	set(&c.MaxTTL, time.Hour)
+	set(&c.MaxNegativeTTL, 5*time.Minute)
+	set(&c.Log, slog.New(slog.DiscardHandler))
+	return c
+}
+
+func set[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// Forwarder asks other resolvers and keeps their answers. Equal questions at one
+// time are one question to them, so a loop back to this server waits for itself
+// and ends with the timeout, instead of growing.
+type Forwarder struct {
+	cfg       ForwardConfig
+	upstreams []*upstream
+	cache     *cache
+	flights   singleflight.Group
+	probe     atomic.Pointer[probe]
+}
+
+// NewForwarder makes a Forwarder. Without upstreams it answers nothing.
+func NewForwarder(cfg ForwardConfig) *Forwarder {
+	cfg = cfg.withDefaults()
+	f := &Forwarder{cfg: cfg, cache: newCache(cfg.CacheBytes)}
+	for _, a := range cfg.Upstreams {
+		f.upstreams = append(f.upstreams, &upstream{addr: a})
+	}
+	return f
+}
+
+// resolve gives the answer to q from the cache or from an upstream.
+func (f *Forwarder) resolve(ctx context.Context, q *query) (*stored, error) {
+	k := q.key()
+	if s := f.cache.get(k, time.Now()); s != nil {
+		return s, nil
+	}
+	name := string(append([]byte(k.name), byte(k.kind>>8), byte(k.kind), flagByte(k.do), flagByte(k.cd)))
+	ch := f.flights.DoChan(name, func() (any, error) { return f.ask(k) })
+	select {
+	case r := <-ch:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*stored), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func flagByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// ask asks the upstreams, each some patience after the one before, until one has
+// an answer that is better than none of them having one.
+func (f *Forwarder) ask(k cacheKey) (*stored, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Timeout)
+	defer cancel()
+	order := f.order(time.Now())
+	if len(order) == 0 {
+		return nil, errNoUpstream
+	}
+	if len(order) == 1 {
+		order = append(order, order[0], order[0]) // a datagram can be lost
+	}
+	m, err := f.race(ctx, k, order)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", k.name, k.kind, err)
+	}
+	s, err := store(m, time.Now(), f.cfg.MaxTTL, f.cfg.MaxNegativeTTL)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", k.name, k.kind, err)
+	}
+	f.cache.put(k, s)
+	return s, nil
+}
+
+// result is what one upstream gave.
+type result struct {
+	m   *dns.Msg
+	err error
+}
+
+// race starts one attempt after the other and gives the first good answer. An
+// answer that another may better (SERVFAIL, REFUSED) is given when all are done.
+func (f *Forwarder) race(ctx context.Context, k cacheKey, order []*upstream) (*dns.Msg, error) {
+	results := make(chan result, len(order))
+	patience := time.NewTimer(0)
+	defer patience.Stop()
+	var poor *dns.Msg
+	err := errNoUpstream
+	for started, done := 0, 0; done < len(order); {
+		select {
+		case <-patience.C:
+			if started > 0 {
+				order[started-1].fail() // slow, or its answer is no good
+			}
+			if started < len(order) {
+				go f.attempt(ctx, order[started], k, results)
+				started++
+				patience.Reset(f.cfg.Patience)
+			}
+		case r := <-results:
+			done++
+			switch {
+			case r.err != nil:
+				err = r.err
+			case good(r.m):
+				return r.m, nil
+			default:
+				poor = r.m
+			}
+			patience.Reset(0) // do not wait for who has spoken
+		case <-ctx.Done():
+			if poor == nil {
+				return nil, ctx.Err()
+			}
+			return poor, nil
+		}
+	}
+	if poor != nil {
+		return poor, nil
+	}
+	return nil, err
+}
+
+func good(m *dns.Msg) bool {
+	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
+}
+
+// attempt asks one upstream. It ends at the latest with ctx.
+func (f *Forwarder) attempt(ctx context.Context, u *upstream, k cacheKey, results chan<- result) {
+	m, err := u.exchange(ctx, k)
+	switch {
+	case err == nil && good(m):
+		u.failed.Store(0)
+	case ctx.Err() == nil:
+		u.fail()
+	}
+	results <- result{m, err}
+}
+
+// shunned is how long an upstream that did not answer is asked last.
+const shunned = 5 * time.Second
+
+// order gives the upstreams in the order to ask them; one that leads back to
+// this server is left out.
+func (f *Forwarder) order(now time.Time) []*upstream {
+	var fine, bad []*upstream
+	for _, u := range f.upstreams {
+		switch {
+		case u.loops.Load():
+		case now.UnixNano()-u.failed.Load() < int64(shunned):
+			bad = append(bad, u)
+		default:
+			fine = append(fine, u)
+		}
+	}
+	return slices.Concat(fine, bad)
+}
