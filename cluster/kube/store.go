@@ -1,0 +1,149 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/podlane/podlane/cluster"
+)
+
+// store takes the objects of one kind from a Reflector, which is the part of an
+// informer that lists, watches and resumes. It converts each object at once and
+// keeps none of the API's: the Builder is the only copy.
+type store struct {
+	*Source
+	kind
+	keys   map[cluster.Key]bool // what the server has
+	synced bool
+}
+
+// converted is an object on its way into the Builder.
+type converted struct {
+	key    cluster.Key
+	object setter // nil: not in a Snapshot
+}
+
+// Transformer makes the Reflector convert while it streams the initial objects,
+// so that these are never in memory all at once in the API's form.
+func (s *store) Transformer() cache.TransformFunc { return s.transform }
+
+func (s *store) transform(o any) (any, error) {
+	if c, ok := o.(converted); ok {
+		return c, nil
+	}
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.resource, err)
+	}
+	return converted{cluster.Key{Namespace: m.GetNamespace(), Name: m.GetName()}, s.convert(o)}, nil
+}
+
+// Add implements cache.ReflectorStore, as the methods after it do.
+func (s *store) Add(o any) error {
+	c, err := s.transform(o)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(c.(converted))
+	s.wakeUp()
+	return nil
+}
+
+// Update is Add.
+func (s *store) Update(o any) error { return s.Add(o) }
+
+// Delete removes an object.
+func (s *store) Delete(o any) error {
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.resource, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(cluster.Key{Namespace: m.GetNamespace(), Name: m.GetName()})
+	s.wakeUp()
+	return nil
+}
+
+// Replace takes the list of all objects: at the start, and when the server can no
+// longer tell what changed since.
+func (s *store) Replace(list []any, _ string) error {
+	items := make([]converted, len(list))
+	there := make(map[cluster.Key]bool, len(list))
+	for i, o := range list {
+		c, err := s.transform(o)
+		if err != nil {
+			return err
+		}
+		items[i] = c.(converted)
+		there[items[i].key] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.keys {
+		if !there[k] {
+			s.drop(k)
+		}
+	}
+	for _, c := range items {
+		s.put(c)
+	}
+	s.synced = true
+	s.wakeUp()
+	return nil
+}
+
+// Resync has no meaning here.
+func (s *store) Resync() error { return nil }
+
+func (s *store) put(c converted) {
+	s.keys[c.key] = true
+	if c.object == nil {
+		s.remove(s.builder, c.key)
+		return
+	}
+	c.object.set(s.builder)
+}
+
+func (s *store) drop(k cluster.Key) {
+	delete(s.keys, k)
+	s.remove(s.builder, k)
+}
+
+// run follows the kind until ctx ends.
+func (s *store) run(ctx context.Context) {
+	silent := logr.Discard() // what matters is reported by observe
+	r := cache.NewReflectorWithOptions(s.listWatch(), s.example, s, cache.ReflectorOptions{
+		Name: s.resource, Logger: &silent, Backoff: &backoff})
+	r.RunWithContext(klog.NewContext(ctx, silent))
+}
+
+// listWatch is the requests of the kind, whose errors are noted.
+func (s *store) listWatch() *cache.ListWatch {
+	lw := cache.NewFilteredListWatchFromClient(s.clients[s.group], s.resource, metav1.NamespaceAll, s.selectors)
+	list, watchFrom := lw.ListWithContextFunc, lw.WatchFuncWithContext
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			l, err := list(ctx, o)
+			s.observe(ctx, s.resource, "list", err)
+			return l, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			w, err := watchFrom(ctx, o)
+			if !noStreaming(o, err) {
+				s.observe(ctx, s.resource, "watch", err)
+			}
+			return w, err
+		},
+	}
+}
