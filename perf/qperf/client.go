@@ -139,14 +139,7 @@ func (c *client) size() int {
 	if c.test != UDPBandwidth || c.options.Plain {
 		return c.test.DefaultSize()
 	}
-	headers := 28
-	if c.path.Control.Addr().Is6() {
-		headers = 48
-	}
-	if fit := c.path.MTU - headers; fit > 0 {
-		return min(fit, FittingDatagram)
-	}
-	return FittingDatagram
+	return c.path.FittingDatagram()
 }
 
 func (c *client) deadline() { deadline(c.conn, c.options.Timeout) }

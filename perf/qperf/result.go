@@ -3,6 +3,8 @@ package qperf
 import (
 	"net/netip"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // A Result is one test as measured: both sides' raw counters, qperf's figures made of them,
@@ -44,6 +46,18 @@ type PathFacts struct {
 	PeerLocal   netip.AddrPort `json:"peer_local,omitzero"`   // Data as the server had it: other through a Service
 	MTU         int            `json:"mtu,omitempty"`         // the kernel's for the way there, bytes
 	Retransmits uint32         `json:"retransmits,omitempty"` // segments the client sent again, warm-up included
+}
+
+// FittingDatagram is the payload in bytes that goes over the path in one piece, at most FittingDatagram.
+func (p PathFacts) FittingDatagram() int {
+	headers := 28
+	if p.Control.Addr().Is6() {
+		headers = 48
+	}
+	if fit := p.MTU - headers; fit > 0 {
+		return min(fit, FittingDatagram)
+	}
+	return FittingDatagram
 }
 
 // Distribution is the time of one way, half of that to and fro, in seconds.
@@ -99,7 +113,7 @@ func (r *Result) learn(f *flow, note *serverNote) {
 		r.Engine = &Engine{Local: f.engine.Seconds(), Remote: note.Engine}
 	}
 	if r.Test.Latency() {
-		r.Latency = distribution(f)
+		r.Latency = NewDistribution(f.ping.rtt)
 	}
 	switch r.Test {
 	case UDPBandwidth:
@@ -123,8 +137,8 @@ func blastLoss(f *flow, received uint64, note *serverNote) *Loss {
 	return l
 }
 
-func distribution(f *flow) *Distribution {
-	h := f.ping.rtt
+// NewDistribution reads a histogram of round trips in nanoseconds.
+func NewDistribution(h *hdrhistogram.Histogram) *Distribution {
 	way := func(rtt int64) float64 { return float64(rtt) / 2e9 }
 	d := &Distribution{Count: uint64(h.TotalCount()), Mean: h.Mean() / 2e9, Min: way(h.Min()), Max: way(h.Max())}
 	for q, to := range map[float64]*float64{50: &d.P50, 90: &d.P90, 99: &d.P99, 99.9: &d.P999} {

@@ -1,0 +1,144 @@
+// Package perf measures paths through a network against one another: interleaved rounds of
+// qperf's tests, and for each path the ratio to the path from node to node. It does not make the
+// paths, and it does not go to where they begin: its caller gives a way to run a command there.
+package perf
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/podlane/podlane/perf/qperf"
+)
+
+// Names of the three paths that every evaluation has. Ratios are to NodeNode.
+const (
+	NodeNode       = "node-node"
+	PodPod         = "pod-pod"
+	PodServicePod  = "pod-service-pod"
+	defaultControl = 4000
+	defaultData    = 4001
+)
+
+// Exec runs a command where a path begins (a node's or pod's network namespace, a
+// container) and gives its standard output. Its error should hold what the command wrote to
+// standard error. argv[0] is Config.Binary.
+type Exec func(ctx context.Context, argv []string) (stdout []byte, err error)
+
+// A Path is one way from a client to a qperf server that is already running. The server's
+// end may be reached by its own address or through a Service; a Service must offer both
+// ports under the same numbers, the data port over TCP and UDP.
+type Path struct {
+	Name        string
+	Address     string // of the server as the client is to ask for it
+	ControlPort int    // 0 means 4000
+	DataPort    int    // 0 means 4001
+	Exec        Exec
+}
+
+// Config says what to evaluate.
+type Config struct {
+	Paths    []Path
+	Tests    []qperf.Test   // nil means the four measurements
+	Rounds   int            // 0 means 5
+	Duration time.Duration  // of one cell; 0 means 500 ms
+	Warmup   time.Duration  // before each cell's clock; 0 means 100 ms, negative none
+	Datagram int            // bytes, of udp_bw; 0 means what fits every path, at most 1400
+	Seed     uint64         // of the order; 0 means a random one
+	Binary   string         // the podlane program where Exec runs; "" means this one
+	Progress func(Progress) // told after every cell; may be nil
+}
+
+// Progress is one cell done.
+type Progress struct {
+	Done, Total int
+	Cell        Cell
+	Elapsed     time.Duration
+}
+
+// A Cell is one test on one path in one round.
+type Cell struct {
+	Round  int           `json:"round"` // from 1
+	Path   string        `json:"path"`
+	Result *qperf.Result `json:"result"`
+	// Retried is why the cell was measured a second time; the first attempt gave no figure.
+	Retried string `json:"retried,omitempty"`
+}
+
+// An Evaluation is everything that was measured, in the order in which it was, and the rows
+// made of it.
+type Evaluation struct {
+	Version  int       `json:"version"` // of this form: 1
+	Seed     uint64    `json:"seed"`
+	Rounds   int       `json:"rounds"`
+	Duration float64   `json:"duration"` // seconds of one cell
+	Warmup   float64   `json:"warmup"`   // seconds
+	Took     float64   `json:"took"`     // seconds altogether
+	Machines []Machine `json:"machines"`
+	Rows     []Row     `json:"evaluation"`
+	Cells    []Cell    `json:"cells"`
+	Base     string    `json:"base"` // the path that the ratios are to
+	Config   Config    `json:"-"`
+}
+
+// Machine is what the two ends of a path say of themselves.
+type Machine struct {
+	Path   string        `json:"path"`
+	Client qperf.Machine `json:"client"`
+	Server qperf.Machine `json:"server"`
+	MTU    int           `json:"mtu"` // of the client's way to the server, bytes
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Tests == nil {
+		c.Tests = qperf.Tests
+	}
+	c.Rounds = cmp.Or(c.Rounds, 5)
+	c.Duration = cmp.Or(c.Duration, 500*time.Millisecond)
+	c.Warmup = max(cmp.Or(c.Warmup, 100*time.Millisecond), 0)
+	if c.Binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return c, fmt.Errorf("own program: %w", err)
+		}
+		c.Binary = self
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	names := map[string]bool{}
+	for _, p := range c.Paths {
+		switch {
+		case p.Name == "" || names[p.Name]:
+			return fmt.Errorf("path %q: no name, or a name twice", p.Name)
+		case p.Exec == nil || p.Address == "":
+			return fmt.Errorf("path %s: needs an address and a way to run the client", p.Name)
+		}
+		names[p.Name] = true
+	}
+	switch {
+	case len(c.Paths) == 0:
+		return errors.New("no path to evaluate")
+	case len(c.Tests) == 0:
+		return errors.New("no test to run")
+	case c.Rounds < 1:
+		return fmt.Errorf("%d rounds: needs one at least", c.Rounds)
+	case c.Duration < 50*time.Millisecond:
+		return fmt.Errorf("cells of %s: too short to measure, needs 50ms at least", c.Duration)
+	}
+	return nil
+}
+
+// base is the path that the ratios are to: from node to node, or where there is no such, the first.
+func (c Config) base() string {
+	for _, p := range c.Paths {
+		if p.Name == NodeNode {
+			return p.Name
+		}
+	}
+	return c.Paths[0].Name
+}
