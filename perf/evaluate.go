@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/podlane/podlane/perf/qperf"
@@ -163,4 +164,14 @@ func (e *Evaluation) tell(cell Cell, elapsed time.Duration) {
 		total := e.Config.Rounds * len(e.Config.Paths) * len(e.Config.Tests)
 		e.Config.Progress(Progress{Done: len(e.Cells), Total: total, Cell: cell, Elapsed: elapsed})
 	}
+}
+
+// Command is what measured one cell, as one would type it where the path begins.
+func (e *Evaluation) Command(path string, t qperf.Test) string {
+	for _, p := range e.Config.Paths {
+		if p.Name == path {
+			return "podlane " + strings.Join(e.argv(step{p, t})[1:], " ")
+		}
+	}
+	return ""
 }

@@ -107,3 +107,13 @@ func commas(text string) string {
 	}
 	return b.String()
 }
+
+// Format writes a test's figure (bytes/s or s) as qperf would: "1.25 GB/sec", "47.1 us".
+func (t Test) Format(v float64) string {
+	k := asBandwidth
+	if t.Latency() {
+		k = asTime
+	}
+	n := Style{}.format(v, k)
+	return n.digits + " " + n.unit
+}

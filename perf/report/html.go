@@ -1,0 +1,136 @@
+package report
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+
+	"github.com/podlane/podlane/perf"
+)
+
+var (
+	//go:embed assets/report.html
+	page string
+	//go:embed assets/report.css
+	style string
+	//go:embed assets/report.js
+	script string
+	//go:embed assets/uPlot.iife.min.js
+	plotScript string
+	//go:embed assets/uPlot.min.css
+	plotStyle string
+	//go:embed assets/uPlot.LICENSE
+	plotLicence string
+
+	pageTemplate = template.Must(template.New("report").Parse(page))
+)
+
+// About is what an evaluation does not know of itself.
+type About struct {
+	Title    string   // "" means "The cost of a cluster network"
+	Date     string   // of the measurement, as it shall be printed
+	Version  string   // of podlane
+	Facts    []Fact   // further conditions: overlay, nodes, anything
+	Commands []string // to repeat the whole evaluation
+}
+
+// A Fact is one line of the conditions.
+type Fact struct{ Name, Value string }
+
+// HTML writes one self-contained page: tables, plots, conditions and commands. It needs no network and works from a file.
+func HTML(w io.Writer, e *perf.Evaluation, about About) error {
+	if about.Title == "" {
+		about.Title = "The cost of a cluster network"
+	}
+	quick := false
+	for _, r := range e.Rows {
+		quick = quick || r.QuickLook
+	}
+	data := map[string]any{
+		"About": about, "Base": e.Base, "Groups": groups(e), "Conditions": conditions(e, about), "Commands": commands(e),
+		"Evaluation": plotted(e), "Summary": summary(e),
+		"Style": template.CSS(plotStyle + style), "PlotScript": template.JS(plotScript), "Script": template.JS(script),
+		"PlotLicence": plotLicence,
+	}
+	if quick {
+		data["QuickLook"] = quickLook()
+	}
+	return pageTemplate.Execute(w, data)
+}
+
+// A group is one test of the page.
+type group struct {
+	Test, Title string
+	Rows        []textRow
+	Tails       bool
+}
+
+func groups(e *perf.Evaluation) []group {
+	var gs []group
+	for _, r := range textRows(e) {
+		if r.First {
+			gs = append(gs, group{Test: r.Test, Title: r.Title, Tails: r.Tail != ""})
+		}
+		g := &gs[len(gs)-1]
+		g.Rows = append(g.Rows, r)
+	}
+	return gs
+}
+
+// plotted is what the page's script gets: the rows alone.
+func plotted(e *perf.Evaluation) any {
+	return map[string]any{"base": e.Base, "rows": e.Rows}
+}
+
+func summary(e *perf.Evaluation) string {
+	return fmt.Sprintf("%d rounds of %.3g s a cell after %.3g s of warm-up; in each round every path once by every test, in random order (seed %d). Ratios are to %s of the same round; took %.0f s.",
+		e.Rounds, e.Duration, e.Warmup, e.Seed, e.Base, e.Took)
+}
+
+func conditions(e *perf.Evaluation, about About) []Fact {
+	var facts []Fact
+	add := func(name, value string) {
+		if value != "" {
+			facts = append(facts, Fact{name, value})
+		}
+	}
+	add("date", about.Date)
+	add("podlane", about.Version)
+	for _, m := range e.Machines {
+		ends := m.Client.Node
+		if m.Server.Node != m.Client.Node {
+			ends += " to " + m.Server.Node
+		}
+		add(m.Path, fmt.Sprintf("%s, MTU %d", ends, m.MTU))
+	}
+	add("CPU", distinct(e, func(m perf.Machine) []string { return []string{m.Client.CPU, m.Server.CPU} }))
+	add("kernel", distinct(e, func(m perf.Machine) []string { return []string{m.Client.OS, m.Server.OS} }))
+	add("datagrams", fmt.Sprintf("%d bytes in udp_bw", e.Config.Datagram))
+	return append(facts, about.Facts...)
+}
+
+// distinct gives each different value once.
+func distinct(e *perf.Evaluation, of func(perf.Machine) []string) string {
+	var all []string
+	seen := map[string]bool{"": true}
+	for _, m := range e.Machines {
+		for _, v := range of(m) {
+			if !seen[v] {
+				seen[v] = true
+				all = append(all, v)
+			}
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// commands are those of single cells, one for each path.
+func commands(e *perf.Evaluation) []Fact {
+	var facts []Fact
+	for _, p := range e.Config.Paths {
+		facts = append(facts, Fact{p.Name, e.Command(p.Name, e.Config.Tests[0])})
+	}
+	return facts
+}
