@@ -1,0 +1,294 @@
+// Package agent is the loop that makes a node's kernel match the cluster: the
+// newest Snapshot and the node's own pods become a Plan, and the Plan becomes
+// kernel state. It decides nothing itself (see plan), and it is the only writer
+// of the node's kernel state.
+//
+//	source ──► newest Snapshot ─┐
+//	CNI requests ───────────────┼─► Run: Compile ─► links ─► proxy ─► answer
+//	netlink notices, timers ────┘
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni"
+	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/plan"
+)
+
+const (
+	linksEvery = 30 * time.Second // reads back the links, for drift that gives no notice
+	auditEvery = 5 * time.Minute  // reads back the service tables, which costs more
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 10 * time.Second
+	repeatLog  = time.Minute // a repeated error is logged once in this time
+)
+
+// Source publishes the cluster's state: cluster/file or cluster/kube. Nothing
+// comes before its first full sync.
+type Source interface {
+	Run(context.Context) error
+	Snapshots() <-chan *cluster.Snapshot
+}
+
+// Config is what does not change while the agent runs.
+type Config struct {
+	Node     string
+	Overlay  overlay.Config
+	RunDir   string // of agent.sock
+	StateDir string // of the allocation record
+	Log      *slog.Logger
+}
+
+// Agent is one node's agent. All its fields belong to the goroutine of Run.
+type Agent struct {
+	config   Config
+	source   Source
+	log      *slog.Logger
+	pods     *cni.Plugin
+	links    links
+	services services
+	snapshot *cluster.Snapshot // nil before the first sync
+	plan     *plan.Plan        // the last one compiled; nil before the first sync
+
+	failures int // in a row
+	lastErr  error
+	lastLog  time.Time
+	started  time.Time
+	problems string // the last ones logged
+}
+
+// Run runs an agent until ctx ends. It leaves the kernel as it is.
+func Run(ctx context.Context, c Config, source Source) (err error) {
+	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
+	if err := a.open(); err != nil {
+		return err
+	}
+	defer a.close()
+	server, err := cni.Listen(filepath.Join(c.RunDir, "agent.sock"))
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	notices, err := a.links.handle.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return server.Serve(ctx) })
+	g.Go(func() error { return source.Run(ctx) })
+	g.Go(func() error { return a.services.monitor.Run(ctx, a.services.notice) })
+	g.Go(func() error { return a.loop(ctx, server, notices) })
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) open() error {
+	if err := a.links.open(); err != nil {
+		return err
+	}
+	if err := a.services.open(a.log); err != nil {
+		return err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("boot id: %w", err)
+	}
+	var problems []error
+	a.pods, problems, err = cni.Open(cni.Config{
+		Node: a.config.Node, Dir: filepath.Join(a.config.StateDir, "allocations", "v1"), BootID: strings.TrimSpace(string(boot)),
+	}, a.links.handle)
+	for _, p := range problems {
+		a.log.Warn("allocation record", "err", p)
+	}
+	return err
+}
+
+func (a *Agent) close() {
+	a.links.close()
+	a.services.close()
+}
+
+// loop is the one writer of the kernel.
+func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan struct{}) error {
+	relink := time.NewTicker(linksEvery)
+	defer relink.Stop()
+	audit := time.NewTicker(auditEvery)
+	defer audit.Stop()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case s := <-a.source.Snapshots():
+			a.snapshot = s
+		case first := <-server.Requests():
+			a.answer(server.Batch(first))
+		case <-notices:
+			a.links.doubt()
+		case e := <-a.services.notices:
+			a.services.changed(e)
+		case <-relink.C:
+			a.links.doubt()
+			a.collect()
+		case <-audit.C:
+			a.services.audit(a.plan)
+		case <-retry.C:
+		}
+		if err := a.apply(); err != nil {
+			retry.Reset(a.pause())
+		}
+	}
+}
+
+// apply brings the newest state to the kernel. It is cheap when nothing changed.
+func (a *Agent) apply() error {
+	if a.snapshot == nil {
+		return nil
+	}
+	err := errors.Join(a.compile(), a.links.apply(a.plan), a.services.apply(a.plan))
+	a.report(err)
+	return err
+}
+
+// compile makes the Plan of the newest Snapshot and the node's own pods.
+func (a *Agent) compile() error {
+	underlay, err := a.links.underlayOf(a.snapshot, a.config.Node)
+	in := plan.Input{
+		Node: a.config.Node, Overlay: a.config.Overlay, Underlay: underlay,
+		Snapshot: a.snapshot, Pods: ownPods(a.pods.Allocations()),
+	}
+	first := a.plan == nil
+	if first {
+		a.plan = plan.CompileAll(in)
+	} else {
+		a.plan = plan.Compile(a.plan, in)
+	}
+	a.pods.SetNetwork(network(a.plan, err))
+	if first {
+		a.collect()
+		a.log.Info("synced", "nodes", a.snapshot.Nodes.Len(), "services", a.snapshot.Services.Len())
+	}
+	return err
+}
+
+// collect removes what is on record of pods that are gone. What they had is no
+// longer wanted then, so the next apply compiles without them.
+func (a *Agent) collect() {
+	alive, err := a.links.alive()
+	if err != nil {
+		a.log.Warn("collect", "err", err)
+		return
+	}
+	gone, err := a.pods.Collect(func(al cni.Allocation) bool { return alive[al.Link] })
+	for _, al := range gone {
+		a.log.Info("collected what a pod left", "pod", al.PodName(), "dev", al.Link, "addrs", al.Addrs)
+	}
+	if err != nil {
+		a.log.Warn("collect", "err", err)
+	}
+	if a.plan != nil && len(gone) > 0 {
+		in := a.plan.Input
+		in.Pods = ownPods(a.pods.Allocations())
+		a.plan = plan.Compile(a.plan, in)
+	}
+}
+
+// answer serves the runtime's requests and the ones about the agent itself.
+func (a *Agent) answer(batch []*cni.Request) {
+	var calls []*cni.Request
+	for _, r := range batch {
+		switch r.Verb {
+		case VerbStatus:
+			r.Reply(a.status())
+		case shim.VerbCNI:
+			calls = append(calls, r)
+		default:
+			r.Reply(shim.Reply{Error: &shim.Error{Code: shim.CodeEnvironment, Msg: "unknown request " + r.Verb}})
+		}
+	}
+	for _, o := range a.pods.Handle(calls, a.apply) {
+		log := a.log.With("command", o.Command, "pod", o.Allocation.PodName(), "addrs", o.Allocation.Addrs)
+		if o.Err != nil {
+			log.Warn("pod", "err", o.Err)
+			continue
+		}
+		log.Info("pod")
+	}
+}
+
+// report logs an error once, and again each minute that it stays, and says when
+// it is over.
+func (a *Agent) report(err error) {
+	if err == nil {
+		if a.failures > 0 {
+			a.log.Info("recovered", "failures", a.failures)
+		}
+		a.failures, a.lastErr = 0, nil
+		a.reportProblems()
+		return
+	}
+	a.failures++
+	same := a.lastErr != nil && a.lastErr.Error() == err.Error()
+	a.lastErr = err
+	if same && time.Since(a.lastLog) < repeatLog {
+		return
+	}
+	a.lastLog = time.Now()
+	a.log.Error("apply", "err", err, "failures", a.failures)
+}
+
+// reportProblems logs the overlay's problems when they change.
+func (a *Agent) reportProblems() {
+	var text []string
+	for _, p := range a.plan.Problems {
+		text = append(text, p.String())
+	}
+	now := strings.Join(text, "\n")
+	if now == a.problems {
+		return
+	}
+	a.problems = now
+	for _, t := range text {
+		a.log.Warn("problem", "err", t)
+	}
+}
+
+// pause is how long to wait before the next try.
+func (a *Agent) pause() time.Duration {
+	return min(retryFirst<<min(a.failures, 10), retryMost)
+}
+
+// network is what the node gives to new pods.
+func network(p *plan.Plan, underlayErr error) cni.Network {
+	if underlayErr != nil {
+		return cni.Network{Problem: underlayErr.Error()}
+	}
+	if ps := p.OverlayInput().Check(); len(ps) > 0 {
+		return cni.Network{Problem: ps[0].String()}
+	}
+	own := p.Snapshot.Nodes.Get(cluster.Key{Name: p.Node})
+	return cni.Network{PodCIDRs: own.PodCIDRs, MTU: overlay.PodMTU(p.OverlayInput())}
+}
+
+func ownPods(allocs []cni.Allocation) []overlay.Pod {
+	pods := make([]overlay.Pod, 0, len(allocs))
+	for _, al := range allocs {
+		pods = append(pods, overlay.Pod{Link: al.Link, MAC: al.MAC, Addrs: al.Addrs, MTU: al.MTU})
+	}
+	return pods
+}

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/plan"
+)
+
+// links keeps the node's links, routes and neighbours as a Plan wants them.
+type links struct {
+	handle *link.Handle
+	// applied is what the kernel has; nil where that is not known and has to be
+	// read back.
+	applied  *link.State
+	underlay link.Underlay
+	address  netip.Addr // the node's, for which underlay was read
+}
+
+func (l *links) open() (err error) {
+	l.handle, err = link.Open("")
+	return err
+}
+
+func (l *links) close() { _ = l.handle.Close() }
+
+// doubt says that the kernel may have changed by other hands.
+func (l *links) doubt() { l.applied, l.address = nil, netip.Addr{} }
+
+// apply brings the Plan's links to the kernel. After an error it is not known
+// what the kernel has, so the next apply reads it back. While the own node's
+// object is unusable all stays as it is: an object that is gone for a moment must
+// not cost running pods their network.
+func (l *links) apply(p *plan.Plan) error {
+	if l.applied == p.Link {
+		return nil
+	}
+	if ps := p.OverlayInput().Check(); len(ps) > 0 {
+		return fmt.Errorf("links stay as they are: %s", ps[0])
+	}
+	have, err := l.have(p.Link)
+	if err != nil {
+		return err
+	}
+	l.applied = nil
+	if err := l.handle.Apply(link.Diff(have, *p.Link)); err != nil {
+		return err
+	}
+	l.applied = p.Link
+	return nil
+}
+
+func (l *links) have(want *link.State) (link.State, error) {
+	if l.applied != nil {
+		return *l.applied, nil
+	}
+	return l.handle.Read(slices.Sorted(maps.Keys(want.Sysctls))...)
+}
+
+// alive gives the names of the links that are ours.
+func (l *links) alive() (map[string]bool, error) {
+	have, err := l.handle.Read()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[string]bool, len(have.Links))
+	for name := range have.Links {
+		names[name] = true
+	}
+	return names, nil
+}
+
+// underlayOf reads the link that has the node's address. It is read again only
+// after a doubt or when the address changes.
+func (l *links) underlayOf(s *cluster.Snapshot, node string) (link.Underlay, error) {
+	n := s.Nodes.Get(cluster.Key{Name: node})
+	if n == nil || len(n.Addresses) == 0 {
+		return link.Underlay{}, nil // the overlay reports it
+	}
+	if n.Addresses[0] == l.address {
+		return l.underlay, nil
+	}
+	u, err := l.handle.ReadUnderlay(n.Addresses[0])
+	if err != nil {
+		return link.Underlay{}, fmt.Errorf("node %s: InternalIP %s: %w", node, n.Addresses[0], err)
+	}
+	l.underlay, l.address = u, n.Addresses[0]
+	return u, nil
+}

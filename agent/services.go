@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"log/slog"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy/nftables/apply"
+)
+
+// services keeps the node's service tables as a Plan wants them.
+type services struct {
+	log     *slog.Logger
+	conn    *nft.Conn
+	monitor *nft.Monitor
+	applier *apply.Applier
+	notices chan nft.Event
+}
+
+func (s *services) open(log *slog.Logger) (err error) {
+	s.log, s.notices = log, make(chan nft.Event, 16)
+	if s.conn, err = nft.Dial(0); err != nil {
+		return err
+	}
+	if s.monitor, err = nft.NewMonitor(0, s.conn.PortID()); err != nil {
+		_ = s.conn.Close()
+		return err
+	}
+	s.applier = apply.New(s.conn, nft.IPv4, nft.IPv6)
+	return nil
+}
+
+func (s *services) close() {
+	_ = s.monitor.Close()
+	_ = s.conn.Close()
+}
+
+// notice hands an event of the monitor's goroutine to the loop.
+func (s *services) notice(e nft.Event) {
+	select {
+	case s.notices <- e:
+	default: // the loop is behind, and the table of the first event is in doubt already
+	}
+}
+
+func (s *services) changed(e nft.Event) {
+	if s.applier.Changed(e) {
+		s.log.Warn("someone else changed our table; it is built anew", "table", e.Table.String(), "gone", e.Gone)
+	}
+}
+
+func (s *services) apply(p *plan.Plan) error { return s.applier.Apply(p.Table, p.PodAddrs) }
+
+// audit compares the tables with what they are believed to have.
+func (s *services) audit(p *plan.Plan) {
+	if p == nil {
+		return
+	}
+	if err := s.applier.Audit(p.Table, p.PodAddrs); err != nil {
+		s.log.Warn("audit", "err", err)
+	}
+}
+
+func (s *services) problems() []cluster.Problem { return s.applier.Problems() }

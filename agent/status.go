@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni/shim"
+)
+
+// VerbStatus is the verb of a request for the agent's Status.
+const VerbStatus = "status"
+
+// Status is what the agent says of itself.
+type Status struct {
+	Node     string        `json:"node"`
+	Synced   bool          `json:"synced"`
+	Up       time.Duration `json:"upNanoseconds"`
+	Nodes    int           `json:"nodes"`
+	Services int           `json:"services"`
+	Pods     []PodStatus   `json:"pods"`
+	Problems []string      `json:"problems"`
+	// Error is the last error of the loop, empty when all is applied.
+	Error    string `json:"error,omitempty"`
+	Failures int    `json:"failures,omitempty"`
+}
+
+// PodStatus is one of the node's own pods.
+type PodStatus struct {
+	Pod   string       `json:"pod"`
+	Addrs []netip.Addr `json:"addrs"`
+	Dev   string       `json:"dev"`
+}
+
+func (a *Agent) status() shim.Reply {
+	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}}
+	for _, al := range a.pods.Allocations() {
+		s.Pods = append(s.Pods, PodStatus{Pod: al.PodName(), Addrs: al.Addrs, Dev: al.Link})
+	}
+	if a.plan != nil {
+		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()
+		for _, p := range a.allProblems() {
+			s.Problems = append(s.Problems, p.String())
+		}
+	}
+	if a.lastErr != nil {
+		s.Error, s.Failures = a.lastErr.Error(), a.failures
+	}
+	result, err := json.Marshal(s)
+	if err != nil {
+		return shim.Reply{Error: &shim.Error{Code: shim.CodeFailed, Msg: err.Error()}}
+	}
+	return shim.Reply{Result: result}
+}
+
+// allProblems gives those of the overlay, of the proxy and of every object.
+func (a *Agent) allProblems() []cluster.Problem {
+	ps := append([]cluster.Problem{}, a.plan.Problems...)
+	ps = append(ps, a.services.problems()...)
+	return append(ps, a.snapshot.Problems()...)
+}

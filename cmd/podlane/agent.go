@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster/file"
+	"github.com/podlane/podlane/cluster/kube"
+	"github.com/podlane/podlane/overlay"
+)
+
+type agentFlags struct {
+	node, manifests, kubeconfig, mode, cluster string
+	runDir, stateDir                           string
+	logLevel, logFormat                        string
+	check                                      bool
+}
+
+func newAgent() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run a node's agent: make this node's kernel match the cluster",
+		Long: `Run a node's agent. It follows the cluster (a kube-apiserver, or a folder of YAML) and keeps this node's links, routes, neighbours and nftables
+tables as the cluster wants them; it wires pods for the CNI plugin. It needs CAP_NET_ADMIN in the node's network namespace.
+
+It changes nothing before it knows the whole cluster, and leaves everything as it is when it stops: the kernel goes on forwarding.`,
+		Example: `  podlane agent --kubeconfig /etc/podlane/kubeconfig
+  podlane agent --node n1 --manifests ./cluster --overlay vxlan
+  podlane agent --check --manifests ./cluster`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAgent(cmd, f) },
+	}
+	host, _ := os.Hostname()
+	fl := cmd.Flags()
+	fl.StringVar(&f.node, "node", host, "this node's name in the cluster")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the API server; without it and --manifests: in-cluster")
+	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
+	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "how packets reach other nodes' pods: auto, vxlan, direct")
+	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name, the same on all its nodes")
+	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
+	fl.StringVar(&f.logFormat, "log-format", "text", "text, json")
+	fl.BoolVar(&f.check, "check", false, "check the flags and the source, then exit")
+	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "manifests")
+	return cmd
+}
+
+func runAgent(cmd *cobra.Command, f agentFlags) error {
+	log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
+	if err != nil {
+		return err
+	}
+	o, err := overlayConfig(f.mode, f.cluster)
+	if err != nil {
+		return err
+	}
+	if f.node == "" {
+		return errors.New("agent: --node is empty: give the node's name in the cluster")
+	}
+	source, err := newSource(f.manifests, f.kubeconfig, f.node, log)
+	if err != nil {
+		return err
+	}
+	if f.check {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
+		return err
+	}
+	return agent.Run(cmd.Context(), agent.Config{
+		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log,
+	}, source)
+}
+
+// newSource makes the source that the flags ask for.
+func newSource(manifests, kubeconfig, node string, log *slog.Logger) (agent.Source, error) {
+	if manifests != "" {
+		return file.New(manifests, file.Options{Node: node, Log: log})
+	}
+	return kube.New(kube.Options{Kubeconfig: kubeconfig, Kinds: kube.Nodes | kube.Services, Log: log})
+}
+
+func overlayConfig(mode, cluster string) (overlay.Config, error) {
+	m := overlay.Mode(mode)
+	if !slices.Contains([]overlay.Mode{overlay.Auto, overlay.VXLAN, overlay.Direct}, m) {
+		return overlay.Config{}, fmt.Errorf("--overlay %q: want auto, vxlan or direct", mode)
+	}
+	return overlay.Config{Mode: m, Cluster: cluster}, nil
+}
+
+// newLogger makes the logger of a long-running verb.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: want text or json", format)
+}

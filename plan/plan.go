@@ -1,0 +1,81 @@
+// Package plan is the whole program on one screen: the state of a node, compiled
+// from the cluster's Snapshot and what is local to the node. It is pure; agent
+// brings a Plan to the kernel.
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/proxy"
+)
+
+// Input is all that a node's state depends on.
+type Input struct {
+	Node     string // own name
+	Overlay  overlay.Config
+	Underlay link.Underlay
+	Snapshot *cluster.Snapshot
+	Pods     []overlay.Pod // the node's own pods, from the allocation record
+}
+
+// Plan is the state that a node should have.
+type Plan struct {
+	Input
+	// Link is never changed: a Plan whose overlay is that of the Plan before has the
+	// same pointer.
+	Link     *link.State
+	Table    *proxy.Table
+	PodAddrs []netip.Addr      // of the node's own pods, sorted
+	Problems []cluster.Problem // of the overlay; those of the objects are in the Snapshot
+}
+
+// CompileAll makes a Plan from nothing: the reference for Compile.
+func CompileAll(in Input) *Plan {
+	return Compile(&Plan{Input: Input{Snapshot: &cluster.Snapshot{}}, Table: &proxy.Table{}}, in)
+}
+
+// Compile makes the Plan for in. What depends only on what has not changed since
+// prev is taken from there, so a change of one Service does not cost a walk over
+// nodes and other Services.
+func Compile(prev *Plan, in Input) *Plan {
+	p := &Plan{Input: in, Link: prev.Link, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
+	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot)
+	if prev.Link == nil || overlayChanged(prev.Input, in) {
+		state, problems := overlay.Compile(in.OverlayInput())
+		p.Link, p.Problems = &state, problems
+		p.PodAddrs = podAddrs(in.Pods)
+	}
+	return p
+}
+
+// OverlayInput is the part of the input that the overlay depends on.
+func (in Input) OverlayInput() overlay.Input {
+	return overlay.Input{Config: in.Overlay, Node: in.Node, Nodes: in.Snapshot.Nodes, Underlay: in.Underlay, Pods: in.Pods}
+}
+
+func overlayChanged(a, b Input) bool {
+	for range b.Snapshot.Nodes.Changed(a.Snapshot.Nodes) {
+		return true
+	}
+	return a.Node != b.Node || a.Overlay != b.Overlay || !sameUnderlay(a.Underlay, b.Underlay) ||
+		!slices.EqualFunc(a.Pods, b.Pods, func(a, b overlay.Pod) bool {
+			return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+		})
+}
+
+func sameUnderlay(a, b link.Underlay) bool {
+	return a.Device == b.Device && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+}
+
+func podAddrs(pods []overlay.Pod) []netip.Addr {
+	var addrs []netip.Addr
+	for _, p := range pods {
+		addrs = append(addrs, p.Addrs...)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
