@@ -9,12 +9,13 @@
   // Three digits and a unit, as in the tables.
   const digits = v => String(Number(v.toPrecision(3)));
   function scale(v, from, units) {
+    if (v === 0) return "0";
     v *= from;
     let i = 0;
     while (v >= 1000 && i < units.length - 1) { v /= 1000; i++; }
     return digits(v) + " " + units[i];
   }
-  const figure = (v, unit) => unit === "s" ? scale(v, 1e9, ["ns", "us", "ms", "s"]) : scale(v, 1, ["B/s", "kB/s", "MB/s", "GB/s", "TB/s"]);
+  const figure = (v, unit) => unit === "s" ? scale(v, 1e9, ["ns", "us", "ms", "sec"]) : scale(v, 1, ["bytes/sec", "KB/sec", "MB/sec", "GB/sec", "TB/sec"]);
 
   // One plot: a column for each path, its rounds spread over the column from left to right.
   function plot(box, cols, format, from, line) {
@@ -54,14 +55,14 @@
       const [j, k] = owner[i];
       readout.textContent = cols[j].path + ", round " + (k + 1) + ": " + format(cols[j].values[k]);
     }
-    const axis = { stroke: () => css("--dim"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = { stroke: () => css("--dim"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const u = new uPlot({
       width: box.clientWidth, height: box.clientHeight, legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 10 } },
       scales: { x: { time: false, range: [-0.5, cols.length - 0.5] }, y: { range: [from === 0 ? 0 : bottom - pad, top + pad] } },
       axes: [
-        { ...axis, grid: { show: false }, splits: () => cols.map((_, i) => i), values: () => cols.map(c => c.path) },
-        { ...axis, size: 68, space: 34, values: (_, vs) => vs.map(format) },
+        { ...axis, size: 28, grid: { show: false }, splits: () => cols.map((_, i) => i), values: () => cols.map(c => c.path) },
+        { ...axis, size: 76, space: 34, values: (_, vs) => vs.map(format) },
       ],
       series: [{}, ...cols.map(c => ({ stroke: () => colour(c.path), paths: () => null, points: { show: true, size: 7, fill: () => colour(c.path) } }))],
       hooks: { drawClear: [bands], setCursor: [tell] },
