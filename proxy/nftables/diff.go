@@ -23,6 +23,8 @@ type Emit func(*nft.Tx) error
 // proxy.Table and the addresses of the node's pods, of which those of other
 // families are left out. It costs what changed since the Table of a.
 //
+// Chains for numbers of endpoints that are no longer in use stay until Tidy.
+//
 // After an error of emit it is not known what the kernel has: read it and Adopt.
 func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, error) {
 	d := &differ{old: a, table: t, emit: emit, tx: &nft.Tx{},
@@ -31,16 +33,12 @@ func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, e
 	d.claim()
 	affected := slices.SortedFunc(maps.Keys(d.set), cluster.Key.Compare)
 	d.settle(affected)
-	for _, n := range a.orphans {
-		d.tx.DeleteChain(a.rules.chain(lb(n)))
-	}
-	d.pods(pods)
 	d.addChains()
+	d.pods(pods)
 	for _, k := range affected {
 		d.write(k)
 		d.cut()
 	}
-	d.removeChains()
 	d.flush()
 	d.next.fronts = a.fronts.With(d.set)
 	d.next.contested = a.contested.With(d.contested)
@@ -48,8 +46,11 @@ func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, e
 }
 
 // Load emits a whole table: first built without base chains, so that it is in
-// force only when the last transaction adds these and, with them, deletes the
-// tables it replaces. A table of the same name is deleted first.
+// force only when these are added, in one transaction. One more then deletes the
+// tables it replaces. Were that the same transaction, a connection could pass the
+// new chains just before it and the old ones just after it, and meet no rule at
+// all (seen once in some ten swaps under load). A table of the same name is
+// deleted first.
 func Load(r Ruleset, t *proxy.Table, pods []netip.Addr, replaced []nft.Table, emit Emit) (*Applied, error) {
 	first := &nft.Tx{}
 	r.skeleton(first)
@@ -60,10 +61,14 @@ func Load(r Ruleset, t *proxy.Table, pods []netip.Addr, replaced []nft.Table, em
 	if err != nil {
 		return nil, err
 	}
-	last := &nft.Tx{}
+	force := &nft.Tx{}
 	for _, c := range r.baseChains() {
-		c.create(last)
+		c.create(force)
 	}
+	if err := emit(force); err != nil || len(replaced) == 0 {
+		return a, err
+	}
+	last := &nft.Tx{}
 	for _, old := range replaced {
 		last.DeleteTable(old)
 	}
@@ -182,8 +187,14 @@ func (d *differ) wanted(k cluster.Key, service cluster.Key) want {
 	return want{comment: comment(service, "", nil)}
 }
 
-// addChains makes the chains for numbers of endpoints that were not in use.
+// addChains makes the chains for numbers of endpoints that were not in use, in a
+// transaction of its own: the kernel fixes the generation of the rules when a
+// packet enters a base chain, but that of elements at each look-up, so a packet
+// on its way could find the number and a chain that is still empty for it.
 func (d *differ) addChains() {
+	for _, n := range d.old.orphans {
+		d.tx.DeleteChain(d.next.rules.chain(lb(n)))
+	}
 	for _, n := range slices.Sorted(maps.Keys(d.next.uses)) {
 		if n > 0 && !d.next.chains[n] {
 			d.next.chains[n] = true
@@ -191,31 +202,33 @@ func (d *differ) addChains() {
 			d.tx.CreateElements(d.next.rules.Counts, d.next.rules.count(n))
 		}
 	}
+	d.flush()
 }
 
-// removeChains removes the chains of numbers no longer in use, in transactions of
-// their own: until now packets may be on their way there, and kernels before 6.2
-// release the use of a chain late.
-func (d *differ) removeChains() {
+// Tidy removes the chains for numbers of endpoints that no Service has. It should
+// not come at once after a Diff, but a second later: packets may be on their way
+// to such a chain, and kernels before 6.2 release the use of a chain late.
+func Tidy(a *Applied, emit Emit) (*Applied, error) {
+	d := &differ{emit: emit, tx: &nft.Tx{}}
+	next := *a
+	next.chains = maps.Clone(a.chains)
 	var unused []int
-	for n := range d.next.chains {
-		if d.next.uses[n] == 0 {
+	for n := range a.chains {
+		if a.uses[n] == 0 {
 			unused = append(unused, n)
-			delete(d.next.chains, n)
+			delete(next.chains, n)
 		}
 	}
-	if len(unused) == 0 {
-		return
-	}
 	slices.Sort(unused)
-	d.flush()
 	for _, n := range unused {
-		d.tx.DeleteElements(d.next.rules.Counts, d.next.rules.count(n))
+		d.tx.DeleteElements(a.rules.Counts, a.rules.count(n))
 	}
 	d.flush()
 	for _, n := range unused {
-		d.tx.DeleteChain(d.next.rules.chain(lb(n)))
+		d.tx.DeleteChain(a.rules.chain(lb(n)))
 	}
+	d.flush()
+	return &next, d.err
 }
 
 // pods brings the sets of the node's pods to the addresses of the family.

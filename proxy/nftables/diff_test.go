@@ -124,6 +124,11 @@ func TestDiff_golden(t *testing.T) {
 	tb = changed(tb, gone)
 	a, text = diff(t, a, tb)
 	step("Service gone, pod gone", text)
+	var b strings.Builder
+	if _, err := Tidy(a, collect(&b)); err != nil {
+		t.Fatal(err)
+	}
+	step("tidy", b.String())
 	golden(t, "diff.nft", all.String())
 }
 

@@ -46,6 +46,24 @@ func (a *Applier) Apply(t *proxy.Table, pods []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
+// Tidy removes chains that no Service uses any more. Call it when nothing has
+// changed for a second or more.
+func (a *Applier) Tidy() error {
+	var errs []error
+	for _, f := range a.families {
+		if f.applied == nil {
+			continue
+		}
+		next, err := nftables.Tidy(f.applied, f.commit)
+		if err != nil {
+			next = nil
+			errs = append(errs, fmt.Errorf("service proxy, %s: tidy: %w", f.family, err))
+		}
+		f.applied = next
+	}
+	return errors.Join(errs...)
+}
+
 // Problems are the frontends that several Services want.
 func (a *Applier) Problems() []cluster.Problem {
 	var ps []cluster.Problem
@@ -140,18 +158,15 @@ func (f *family) bring(t *proxy.Table, pods []netip.Addr) (*nftables.Applied, er
 	if err != nil {
 		return nil, err
 	}
-	var forced []nft.Table // tables in force
-	for _, table := range ours {
-		chains, err := f.conn.Chains(table)
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(chains, func(c nft.Chain) bool { return c.Hook != 0 }) {
-			forced = append(forced, table)
-		}
+	forced, err := f.inForce(ours)
+	if err != nil {
+		return nil, err
 	}
-	if len(forced) == 1 && !f.rebuild {
-		a, err := f.adopt(forced[0])
+	for _, table := range forced {
+		if f.rebuild {
+			break
+		}
+		a, err := f.adopt(table)
 		if err != nil {
 			return nil, err
 		}
@@ -160,6 +175,22 @@ func (f *family) bring(t *proxy.Table, pods []netip.Addr) (*nftables.Applied, er
 		}
 	}
 	return f.load(ours, forced, t, pods)
+}
+
+// inForce gives the tables that have base chains. More than one has them where an
+// agent was killed between putting one in force and deleting the other.
+func (f *family) inForce(tables []nft.Table) ([]nft.Table, error) {
+	var forced []nft.Table
+	for _, table := range tables {
+		chains, err := f.conn.Chains(table)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(chains, func(c nft.Chain) bool { return c.Hook != 0 }) {
+			forced = append(forced, table)
+		}
+	}
+	return forced, nil
 }
 
 // takeOver goes on with an adopted table, and removes the others of ours.
