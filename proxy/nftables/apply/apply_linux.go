@@ -193,6 +193,15 @@ func (f *family) inForce(tables []nft.Table) ([]nft.Table, error) {
 	return forced, nil
 }
 
+// forced gives the tables of ours that are in force.
+func (f *family) forced() ([]nft.Table, error) {
+	ours, err := f.tables()
+	if err != nil {
+		return nil, err
+	}
+	return f.inForce(ours)
+}
+
 // takeOver goes on with an adopted table, and removes the others of ours.
 func (f *family) takeOver(a *nftables.Applied, ours []nft.Table, t *proxy.Table, pods []netip.Addr) (*nftables.Applied, error) {
 	tx := &nft.Tx{}
