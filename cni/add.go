@@ -3,10 +3,12 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
 )
 
 // add is ADD for pods that start at the same time.
@@ -15,13 +17,41 @@ func (p *Plugin) add(calls []*call, apply func() error) {
 	each(calls, p.wire)
 	p.rollback(calls) // so that apply sees no pod without a link
 	if err := apply(); err != nil {
-		each(calls, func(*call) error { return tryAgain(fmt.Errorf("node %s: %w", p.config.Node, err)) })
+		p.blame(calls, err)
+	}
+	for _, c := range calls {
+		if c.err == nil {
+			p.kernel.AwaitPod(c.alloc.spec(), c.req.SocketFD)
+		}
 	}
 	each(calls, (*call).finish)
 	if p.rollback(calls) {
 		// An error stays the agent's to repeat: it knows what it has not applied.
 		_ = apply()
 	}
+}
+
+// blame fails the calls whose pods cannot be reached from the node. An error of
+// apply may be about another object (a peer's route that somebody else has, a
+// Service), and that must not stop the pods.
+func (p *Plugin) blame(calls []*call, err error) {
+	have, unread := p.kernel.Read()
+	each(calls, func(c *call) error {
+		if unread == nil && c.alloc.routed(have) {
+			return nil
+		}
+		return tryAgain(fmt.Errorf("pod %s on node %s: %w", c.alloc.PodName(), p.config.Node, err))
+	})
+}
+
+// routed says whether the node has a route to each of the pod's addresses.
+func (a Allocation) routed(have link.State) bool {
+	for _, addr := range a.Addrs {
+		if have.Routes[link.RouteKey{Dst: netip.PrefixFrom(addr, addr.BitLen())}].Dev != a.Link {
+			return false
+		}
+	}
+	return true
 }
 
 // tryAgain makes an error that the runtime may repeat the request after.
@@ -76,10 +106,9 @@ func (p *Plugin) allocate(c *call) error {
 	c.alloc = Allocation{
 		Network: c.conf.Name, ContainerID: c.req.ContainerID, IfName: c.req.IfName, Netns: c.req.Netns,
 		BootID: p.config.BootID, Addrs: addrs, Gateways: gateways, MTU: p.network.MTU,
-		Link: p.freeLink(c.key()), Created: now.UTC(),
+		Link: p.freeLink(c.key()), MAC: podMAC(c.key()), HostMAC: overlay.HostMAC, Created: now.UTC(),
 	}
 	c.alloc.Namespace, c.alloc.Pod, c.alloc.UID = podArgs(c.req.Args)
-	c.alloc.MAC, c.alloc.HostMAC = macs(c.key())
 	return nil
 }
 

@@ -109,8 +109,9 @@ type Outcome struct {
 
 // Handle answers a batch of requests, in their order as far as it matters, and
 // replies to each. It calls apply, which compiles from Allocations and brings the
-// result to the kernel, once for each run of ADDs or of DELs. An error of apply
-// fails the ADDs, which are rolled back; DELs go on.
+// result to the kernel, once for each run of ADDs or of DELs. After an error of
+// apply an ADD whose pod has no route on the node is rolled back; the error is
+// the caller's to report. DELs go on.
 func (p *Plugin) Handle(batch []*Request, apply func() error) []Outcome {
 	var outcomes []Outcome
 	for len(batch) > 0 {

@@ -269,23 +269,35 @@ func TestAdd_nameInUse(t *testing.T) {
 	}
 }
 
+// TestAdd_applyFails has a route of somebody else where the next pod's would be.
+// That pod gets nothing; its neighbours of the same batch and before do.
 func TestAdd_applyFails(t *testing.T) {
-	n := newNode(t, bothFamilies).start()
+	n := newNode(t, []netip.Prefix{netip.MustParsePrefix("10.1.2.0/24")}).start()
 	old := newPod(t, "old")
 	before := n.mustAdd(old)
-	n.stop()
-	n.start(func(l *loop) { l.fail = errors.New("the kernel said no") })
-	if _, err := n.add(newPod(t, "web-0")); code(err) != 11 || !strings.Contains(err.Error(), "the kernel said no") {
+	nettest.Run(t, "ip", "route", "add", "10.1.2.3/32", "dev", "lo")
+	_, err := n.add(newPod(t, "web-0"))
+	if code(err) != 11 || !strings.Contains(err.Error(), "pod default/web-0 on node n1") || !strings.Contains(err.Error(), "a route of someone else is in the way") {
 		t.Errorf("ADD: %v", err)
-	}
-	if _, err := n.add(old); code(err) != 11 {
-		t.Errorf("ADD of the old pod: %v", err)
 	}
 	if want := []string{before.Interfaces[0].Name}; !slices.Equal(n.podLinks(), want) || len(n.records()) != 1 {
 		t.Errorf("links %v, records %v, want those of the old pod", n.podLinks(), n.records())
 	}
+	nettest.Run(t, "ip", "route", "show", "10.1.2.3/32", "dev", "lo")
+	// The address was given back, and is held back: the next pod has another.
+	next := newPod(t, "web-1")
+	n.mustAdd(next)
+	n.ping(next, "10.1.2.1")
 	n.ping(old, "10.1.2.1")
-	if err := n.del(old); err != nil {
+}
+
+// TestAdd_applyFailsElsewhere: what is wrong with another object stops no pod.
+func TestAdd_applyFailsElsewhere(t *testing.T) {
+	n := newNode(t, bothFamilies).start(func(l *loop) { l.fail = errors.New("route of node n7: no") })
+	p := newPod(t, "web-0")
+	n.mustAdd(p)
+	n.ping(p, "10.1.2.1")
+	if err := n.del(p); err != nil {
 		t.Errorf("DEL: %v", err)
 	}
 	n.empty()

@@ -17,15 +17,13 @@ func linkName(k Key, salt int) string {
 	return link.Prefix + strings.ToLower(text[:13])
 }
 
-// macs are the Ethernet addresses of an attachment's two ends: the same
-// whenever they are asked for, unicast and locally administered (IEEE 802,
-// section 8.2), so that nothing that hands out persistent ones changes them.
-func macs(k Key) (pod, host link.MAC) {
-	copy(pod[:], digest("pod", k, 0))
-	copy(host[:], digest("host", k, 0))
-	pod[0] = pod[0]&^1 | 2
-	host[0] = host[0]&^1 | 2
-	return pod, host
+// podMAC is the Ethernet address of an attachment's end in the pod: the same
+// whenever it is asked for, unicast and locally administered (IEEE 802, section
+// 8.2), so that nothing that hands out persistent ones changes it.
+func podMAC(k Key) (mac link.MAC) {
+	copy(mac[:], digest("pod", k, 0))
+	mac[0] = mac[0]&^1 | 2
+	return mac
 }
 
 func digest(what string, k Key, salt int) []byte {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/podlane/podlane/overlay"
 )
 
 // IPAM gives out the addresses of a node's pod CIDRs, one for each family that
@@ -38,9 +40,6 @@ func NewIPAM(node string, hold time.Duration) *IPAM {
 		last:     map[netip.Prefix]netip.Addr{},
 	}
 }
-
-// Gateway is the address that the pods of a pod CIDR send to: its first.
-func Gateway(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
 
 // SetCIDRs replaces the pod CIDRs. Addresses in use of a CIDR that is gone stay
 // in use.
@@ -74,7 +73,7 @@ func (m *IPAM) Take(now time.Time) (addrs, gateways []netip.Addr, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		addrs, gateways = append(addrs, a), append(gateways, Gateway(cidr))
+		addrs, gateways = append(addrs, a), append(gateways, overlay.Gateway(cidr))
 	}
 	if len(addrs) == 0 {
 		return nil, nil, fmt.Errorf("node %s has no pod CIDR", m.node)
@@ -143,7 +142,7 @@ func (m *IPAM) pick(v6 bool, now time.Time) (netip.Prefix, netip.Addr, error) {
 func (m *IPAM) next(c netip.Prefix, now time.Time) (netip.Addr, bool) {
 	a := m.last[c]
 	if !a.IsValid() {
-		a = Gateway(c)
+		a = overlay.Gateway(c)
 	}
 	for range len(m.used) + len(m.released) + 4 {
 		if a = a.Next(); !c.Contains(a) {
@@ -175,7 +174,7 @@ func (m *IPAM) oldest(c netip.Prefix) (best netip.Addr, ok bool) {
 // usable says whether a pod may have an address of the CIDR.
 func usable(c netip.Prefix, a netip.Addr) bool {
 	broadcast := a.Is4() && !c.Contains(a.Next())
-	return c.Contains(a) && a != c.Masked().Addr() && a != Gateway(c) && !broadcast
+	return c.Contains(a) && a != c.Masked().Addr() && a != overlay.Gateway(c) && !broadcast
 }
 
 // count gives how many addresses of a family's CIDRs are in use, and how many

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
 )
 
 func someAllocation(id, ifName, addr string) Allocation {
@@ -22,7 +23,7 @@ func someAllocation(id, ifName, addr string) Allocation {
 		MTU: 1450, Created: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC),
 	}
 	a.Link = linkName(a.Key(), 0)
-	a.MAC, a.HostMAC = macs(a.Key())
+	a.MAC, a.HostMAC = podMAC(a.Key()), overlay.HostMAC
 	return a
 }
 
@@ -162,9 +163,9 @@ func TestIdentity(t *testing.T) {
 	if name == linkName(k, 1) || name == linkName(Key{k.ContainerID, "eth1"}, 0) {
 		t.Error("two links have the same name")
 	}
-	pod, host := macs(k)
-	if pod == host || pod[0]&3 != 2 || host[0]&3 != 2 {
-		t.Errorf("MACs %s %s, want two, unicast and locally administered", pod, host)
+	pod := podMAC(k)
+	if pod != podMAC(k) || pod == podMAC(Key{k.ContainerID, "eth1"}) || pod[0]&3 != 2 {
+		t.Errorf("MAC %s, want one of its own, unicast and locally administered", pod)
 	}
 	var back link.MAC
 	if err := parseMAC(pod.String(), &back); err != nil || back != pod {
