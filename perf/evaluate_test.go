@@ -166,7 +166,8 @@ func TestOrder_fromTheSeed(t *testing.T) {
 		}
 		return b.String()
 	}
-	if text(1) != text(1) || text(1) == text(2) {
+	first, again, other := text(1), text(1), text(2)
+	if first != again || first == other {
 		t.Error("the order is not a function of the seed")
 	}
 }

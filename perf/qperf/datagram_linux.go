@@ -46,7 +46,7 @@ func (f *flow) wait(err error, c *Counters) bool {
 }
 
 func sendDatagrams(f *flow) {
-	b := make([]byte, f.size)
+	b := f.message()
 	t := f.now()
 	for seq := uint64(0); ; seq++ {
 		f.stamp(b, seq, t >= f.from)
@@ -135,6 +135,9 @@ func pingDatagrams(f *flow) {
 		}
 		switch end, got := f.await(b, reply, start+limit.rto); got {
 		case over:
+			if end-start >= tick {
+				f.missed(start, end)
+			}
 			return
 		case lost:
 			limit.missed()

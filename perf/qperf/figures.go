@@ -42,11 +42,8 @@ func figures(r *Result) *Figures {
 	if n := l.Received.Messages + m.Received.Messages; n > 0 {
 		f.Latency = lt / float64(n)
 	}
-	if r.Loss != nil && r.Loss.Wait > 0 { // where qperf's mean would be false
-		f.Latency = 0
-		if n := l.Received.Messages; n > 0 {
-			f.Latency = (lt - r.Loss.Wait) / float64(2*n)
-		}
+	if r.Test == UDPLatency && r.Loss != nil && r.Loss.Lost > 0 && r.Latency != nil {
+		f.Latency = r.Latency.Mean // of those answered: qperf's would hold the waiting for the others
 	}
 	if lt == 0 || mt == 0 {
 		return f

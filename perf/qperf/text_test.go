@@ -100,7 +100,7 @@ func TestStat_clampsClocksThatRunBackwards(t *testing.T) {
 // Zero messages, zero time, nothing at all: no division by zero, no NaN in the output.
 func TestFigures_nothingMeasured(t *testing.T) {
 	for _, test := range Tests {
-		r := &Result{Test: test, Local: &Stat{}, Remote: &Stat{}, Loss: &Loss{Wait: 1}}
+		r := &Result{Test: test, Local: &Stat{}, Remote: &Stat{}, Loss: &Loss{Lost: 1}, Latency: &Distribution{}}
 		if f := figures(r); *f != (Figures{}) {
 			t.Errorf("%s: %+v", test, f)
 		}
