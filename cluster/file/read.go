@@ -46,6 +46,13 @@ func Read(path string) (*Objects, []cluster.Problem, error) {
 	return collect(files)
 }
 
+// Parse reads the text of one file. Its name is for messages and tells JSON from
+// YAML. The problems are as Read gives them.
+func Parse(name string, text []byte) (*Objects, []cluster.Problem) {
+	objects, problems, _ := collect(tree{name: parse(name, text)})
+	return objects, problems
+}
+
 func collect(files tree) (*Objects, []cluster.Problem, error) {
 	objects := &Objects{Unknown: files.unknown()}
 	merged, problems := files.merge()

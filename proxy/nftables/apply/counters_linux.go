@@ -28,7 +28,11 @@ func Counts(conn *nft.Conn) ([]Count, error) {
 	var counts []Count
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
 		fam := &family{conn: conn, family: f}
-		tables, err := fam.forced()
+		ours, err := fam.tables()
+		if err != nil {
+			return nil, err
+		}
+		tables, err := fam.inForce(ours)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/proxy/nftables/apply"
+)
+
+// counterJSON is one line of `podlane counters --json`.
+type counterJSON struct {
+	Service  string `json:"service"`
+	Protocol string `json:"protocol"`
+	Frontend string `json:"frontend"`
+	New      uint64 `json:"new_connections"`
+}
+
+func newCounters() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "counters [NAMESPACE/SERVICE]",
+		Short: "Print how many connections to each Service this node's kernel has balanced",
+		Long: `Print how many new connections to each Service port the kernel of this node has seen, from the counters of the rules themselves.
+It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN.`,
+		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			conn, err := nft.Dial(0)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			counts, err := apply.Counts(conn)
+			if err != nil {
+				return err
+			}
+			lines := []counterJSON{}
+			for _, c := range counts {
+				if len(args) == 0 || c.Service == args[0] || strings.HasPrefix(c.Service, args[0]+":") {
+					lines = append(lines, counterJSON{c.Service, c.Protocol.String(), c.Frontend.String(), c.New})
+				}
+			}
+			if len(args) == 1 && len(lines) == 0 {
+				return fmt.Errorf("no Service %s in this node's rules", args[0])
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), lines)
+			}
+			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(t, "SERVICE\tPROTOCOL\tFRONTEND\tNEW CONNECTIONS")
+			for _, l := range lines {
+				fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", l.Service, l.Protocol, l.Frontend, l.New)
+			}
+			return t.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
