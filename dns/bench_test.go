@@ -20,7 +20,14 @@ import (
 // BenchmarkRespond is a request to an answer, without sockets, at 10,000
 // Services.
 func BenchmarkRespond(b *testing.B) {
-	s := NewServer(ServerConfig{Domain: testConfig().Domain})
+	f := NewForwarder(ForwardConfig{})
+	m := reply1(question("www.example.com.", dns.TypeA), "192.0.2.1", 3600)
+	kept, err := store(m, time.Now(), time.Hour, time.Hour)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f.cache.put(cacheKey{name: mustName("www.example.com"), kind: TypeA}, kept)
+	s := NewServer(ServerConfig{Domain: testConfig().Domain, Forwarder: f})
 	s.SetZone(Compile(nil, manyServices(10000).Publish(), testConfig()))
 	for _, c := range []struct {
 		what, name string
@@ -31,6 +38,7 @@ func BenchmarkRespond(b *testing.B) {
 		{"SRV", "_http._tcp.service-4329.ns-29.svc.cluster.local.", dns.TypeSRV},
 		{"NXDOMAIN", "www.example.com.ns-21.svc.cluster.local.", dns.TypeA},
 		{"PTR", "225.16.96.10.in-addr.arpa.", dns.TypePTR},
+		{"cached", "www.example.com.", dns.TypeA},
 	} {
 		b.Run(c.what, func(b *testing.B) {
 			in, _ := question(c.name, c.typ).Pack()

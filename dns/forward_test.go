@@ -322,9 +322,9 @@ func rawUpstream(t *testing.T, answer func(q []byte) [][]byte) netip.AddrPort {
 // SERVFAIL and does not multiply questions; an upstream that is none is kept.
 func TestForward_loop(t *testing.T) {
 	fine := newUpstream(t, func(q *dns.Msg) *dns.Msg { return reply1(q, "192.0.2.1", 60) })
-	f := NewForwarder(ForwardConfig{Timeout: 500 * time.Millisecond})
-	s, addr := testServer(t, testZone(t, 1), ServerConfig{Forwarder: f})
-	f.upstreams = []*upstream{{addr: s.Addrs()[0]}} // nobody asks yet
+	self := closedPort(t)
+	f := NewForwarder(ForwardConfig{Timeout: 500 * time.Millisecond, Upstreams: []netip.AddrPort{self}})
+	_, addr := testServer(t, testZone(t, 1), ServerConfig{Forwarder: f, Listen: []netip.AddrPort{self}})
 	start := time.Now()
 	r := exchange(t, "udp", addr, question("a.example.com.", dns.TypeA))
 	if r.Rcode != dns.RcodeServerFailure || time.Since(start) > time.Second {

@@ -137,7 +137,7 @@ func parseReply(b []byte, k cacheKey, id uint16) (*dns.Msg, error) {
 	if err := m.Unpack(b); err != nil {
 		return nil, fmt.Errorf("%w: %w", errBroken, err)
 	}
-	if !m.Truncated && !sound(b) {
+	if !sound(b) {
 		return nil, errBroken
 	}
 	if len(m.Question) == 0 && !good(m) {

@@ -162,9 +162,12 @@ func (n Name) below(zone Name) (p path, in bool) {
 }
 
 // child puts labels in front of n, the first of them outermost. The empty Name
-// is the answer where the result would be no legal name: such a record cannot be
-// sent.
+// is the answer where the result would be no legal name, or n is not: such a
+// record cannot be sent.
 func (n Name) child(labels ...string) Name {
+	if n == "" {
+		return ""
+	}
 	size := len(n)
 	for _, l := range labels {
 		if l == "" || len(l) > 63 {

@@ -38,7 +38,10 @@ const (
 // Config is the settings of a zone. It is comparable: another Config compiles
 // anew.
 type Config struct {
-	Domain Name   // the zone, such as "cluster.local"
+	// Domain is the zone, such as "cluster.local": at most 200 bytes, so that its
+	// own records are legal names. Below it, names that would be too long are left
+	// out.
+	Domain Name
 	TTL    uint32 // of every record, in seconds
 	Pods   PodMode
 	// Service is the Service that clients reach this DNS at: its cluster IPs are
