@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/cluster/file"
-	"github.com/podlane/podlane/lab/control"
 )
 
 // Client asks the holder of a lab. It keeps no connection: each request makes
@@ -215,7 +214,6 @@ func (c *Client) Output(ctx context.Context, target string, argv ...string) (str
 type capture struct {
 	r, w *os.File
 	data chan []byte
-	err  error
 }
 
 func newCapture() (*capture, error) {
@@ -295,7 +293,3 @@ func (c *Client) LogFile(ctx context.Context, target string) (string, error) {
 	r, err := c.ask(ctx, request{Verb: "log", Exec: &execRequest{Target: target}}, nil)
 	return r.Path, err
 }
-
-// Merge gives held with the objects of change added or put in place of those of
-// their kind and name.
-func Merge(held, change *file.Objects) *file.Objects { return control.Merge(held, change) }

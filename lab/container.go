@@ -28,7 +28,6 @@ type container struct {
 	spec       *corev1.Container
 	runs       string   // what it runs, for people
 	argv       []string // nil: the command is missing
-	err        error    // why it cannot run
 	supervisor *supervisor
 	began      atomic.Int64 // of the running process, in ns of Unix time
 	isReady    bool         // of the running process; look's alone
@@ -228,9 +227,6 @@ func openPorts(protocol string) map[int]bool {
 // probe does what the kubelet would, from the node to the pod's address, once.
 func (c *container) probe(probe *corev1.Probe) error {
 	ips := c.p.observed().IPs
-	if c.p.want.Spec.HostNetwork {
-		ips = c.p.node.Addresses
-	}
 	if len(ips) == 0 {
 		return errors.New("has no address")
 	}

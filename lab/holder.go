@@ -124,7 +124,7 @@ func (h *holder) run(listener net.Listener) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	h.admit(control.Merge(systemObjects(h.config, h.opts), h.opts.Objects))
+	h.admit(Merge(systemObjects(h.config, h.opts), h.opts.Objects))
 	h.opts.Objects = nil
 	h.sync()
 	go h.accept(listener)
@@ -170,7 +170,7 @@ func (h *holder) poke() { go h.do(func() {}) }
 // refuses stays as it was given, and is a problem until it is changed.
 func (h *holder) admit(objects *file.Objects) {
 	admitted, _ := h.config.Admit(objects)
-	h.objects = control.Merge(objects, &file.Objects{Nodes: admitted.Nodes, Services: admitted.Services})
+	h.objects = Merge(objects, &file.Objects{Nodes: admitted.Nodes, Services: admitted.Services})
 }
 
 // sync makes the nodes and pods that the objects want, ends the others, and
@@ -183,11 +183,12 @@ func (h *holder) sync() {
 		observed[key] = p.observed()
 	}
 	h.expanded = control.Expand(withDNSPods(admitted), observed)
-	h.syncNodes()
-	h.syncPods()
+	// First the folder: an agent must find all there is when it starts.
 	if err := h.writeCluster(); err != nil {
 		h.log.Error("write the cluster folder", "err", err)
 	}
+	h.syncNodes()
+	h.syncPods()
 }
 
 // shutdown ends all processes and removes the folder. What would still be there

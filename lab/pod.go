@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -153,32 +154,37 @@ func (p *pod) tryUp() error {
 			return err
 		}
 	}
-	if !p.want.Spec.HostNetwork {
-		if !p.node.ready() {
-			return errors.New("waits for the node's agent")
-		}
-		ctx, cancel := p.context()
-		ips, err := p.addToNetwork(ctx)
-		cancel()
-		if err != nil {
-			return err
-		}
-		p.mu.Lock()
-		p.ips = ips
-		p.mu.Unlock()
-		if err := os.WriteFile(filepath.Join(p.dir, "etc", "hosts"), []byte(p.hosts()), 0o644); err != nil {
-			return err
-		}
+	ips, err := p.network()
+	if err != nil {
+		return err
 	}
 	var containers []*container
 	for i := range p.want.Spec.Containers {
 		containers = append(containers, newContainer(p, &p.want.Spec.Containers[i]))
 	}
 	p.mu.Lock()
-	p.containers, p.live = containers, true
+	p.ips, p.containers, p.live = ips, containers, true
 	p.mu.Unlock()
 	p.note(false, "its containers start")
 	return nil
+}
+
+// network gives the pod its addresses: the CNI plugin's, or the node's.
+func (p *pod) network() ([]netip.Addr, error) {
+	if p.want.Spec.HostNetwork {
+		ips := []netip.Addr{p.node.Address(false), p.node.Address(true)}
+		return slices.DeleteFunc(ips, func(a netip.Addr) bool { return !a.IsValid() }), nil
+	}
+	if !p.node.ready() {
+		return nil, errors.New("waits for the node's agent")
+	}
+	ctx, cancel := p.context()
+	defer cancel()
+	ips, err := p.addToNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ips, os.WriteFile(filepath.Join(p.dir, "etc", "hosts"), []byte(p.hosts(ips)), 0o644)
 }
 
 // context ends with the pod.
@@ -206,7 +212,7 @@ func (p *pod) makeSandbox() error {
 		p.space = p.node.space
 		return nil
 	}
-	for name, text := range map[string]string{"resolv.conf": p.resolvConf(), "hosts": p.hosts(), "nsswitch.conf": "hosts: files dns\n"} {
+	for name, text := range map[string]string{"resolv.conf": p.resolvConf(), "hosts": p.hosts(nil), "nsswitch.conf": "hosts: files dns\n"} {
 		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -242,7 +248,7 @@ func (p *pod) resolvConf() string {
 	var b strings.Builder
 	if policy := p.want.Spec.DNSPolicy; policy == "" || policy == corev1.DNSClusterFirst {
 		fmt.Fprintf(&b, "search %s.svc.cluster.local svc.cluster.local cluster.local\n", p.want.Namespace)
-		fmt.Fprintf(&b, "nameserver %s\noptions ndots:5\n", p.h.config.DNS()[0])
+		fmt.Fprintf(&b, "nameserver %s\noptions ndots:5\n", p.h.config[0].DNS)
 	}
 	if c := p.want.Spec.DNSConfig; c != nil {
 		for _, ns := range c.Nameservers {
@@ -255,10 +261,10 @@ func (p *pod) resolvConf() string {
 	return b.String()
 }
 
-func (p *pod) hosts() string {
+func (p *pod) hosts(ips []netip.Addr) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	for _, ip := range p.ips {
+	for _, ip := range ips {
 		if p.want.Spec.Subdomain != "" {
 			fmt.Fprintf(&b, "%s\t%s.%s.%s.svc.cluster.local\t%s\n", ip, p.hostname(), p.want.Spec.Subdomain, p.want.Namespace, p.hostname())
 		} else {

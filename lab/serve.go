@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/cluster"
-	"github.com/podlane/podlane/lab/control"
 )
 
 func (h *holder) accept(listener net.Listener) {
@@ -134,9 +133,9 @@ func (h *holder) apply(req request) reply {
 	var r reply
 	h.do(func() {
 		if req.Verb == "delete" {
-			h.admit(control.Without(h.objects, req.Objects))
+			h.admit(Without(h.objects, req.Objects))
 		} else {
-			h.admit(control.Merge(h.objects, req.Objects))
+			h.admit(Merge(h.objects, req.Objects))
 		}
 	})
 	h.look(func() { r.Problems = texts(h.problems) })

@@ -119,7 +119,7 @@ func (s *supervisor) oneRun(stop <-chan struct{}) bool {
 	}
 	select {
 	case <-p.done:
-		s.noteEnd(p, withReason(exitReason(p), tail(s.log, 1)))
+		s.noteEnd(p, exitReason(p, s.log))
 		return true
 	case <-stop:
 		p.stop(stopGrace)
@@ -128,11 +128,13 @@ func (s *supervisor) oneRun(stop <-chan struct{}) bool {
 	}
 }
 
-func exitReason(p *process) string {
+// exitReason says how a process ended; of one that gave up itself, its last words
+// tell why.
+func exitReason(p *process, log string) string {
 	if p.status.Signaled() {
 		return fmt.Sprintf("ended by signal %d (%v)", int(p.status.Signal()), p.status.Signal())
 	}
-	return fmt.Sprintf("ended with status %d", p.code())
+	return withReason(fmt.Sprintf("ended with status %d", p.code()), tail(log, 1))
 }
 
 func (s *supervisor) noteEnd(p *process, reason string) {

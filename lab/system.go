@@ -36,8 +36,8 @@ func dnsService(config control.Config) *corev1.Service {
 			},
 		},
 	}
-	for _, ip := range config.DNS() {
-		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, ip.String())
+	for _, f := range config {
+		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, f.DNS.String())
 	}
 	s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 	return s
