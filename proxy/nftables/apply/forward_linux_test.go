@@ -85,11 +85,11 @@ func TestRefused(t *testing.T) {
 		vip := w.vip(1, 80)
 		apply(t, ap, table(w.service("none", vip)), w.pods())
 		for _, from := range []place{w.a, w.node, w.outside} {
-			for range 20 {
+			for i := range 20 {
 				start := time.Now()
 				_, err := w.dial(from, "tcp", vip)
 				if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(start) > 500*time.Millisecond {
-					t.Fatalf("tcp from %s: %v after %v", from.name, err, time.Since(start))
+					t.Fatalf("tcp from %s, connection %d: %v after %v", from.name, i, err, time.Since(start))
 				}
 			}
 			start := time.Now()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,7 +62,24 @@ func newWorld(t testing.TB, v6 bool) *world {
 	w.r = w.attach("r", pick("10.244.2.2", "fd00:244:2::2"), pick("198.51.100.1", "fd00:198::1"))
 	w.outside = w.attach("o", pick("192.0.2.9", "fd00:192::9"), w.node.addr.String())
 	nettest.Run(t, "ip", "route", "add", "default", "via", w.outside.addr.String())
+	for _, p := range []place{w.a, w.b, w.r, w.outside} {
+		w.waitForLink(p, gateway)
+	}
 	return w
+}
+
+// waitForLink waits until packets pass both ways: the kernel drops what is sent
+// on a new link for up to a second.
+func (w *world) waitForLink(p place, gateway string) {
+	w.t.Helper()
+	for range 50 {
+		start := time.Now()
+		_, err := w.dial(p, "tcp", netip.AddrPortFrom(netip.MustParseAddr(gateway), 1))
+		if errors.Is(err, syscall.ECONNREFUSED) && time.Since(start) < 300*time.Millisecond {
+			return
+		}
+	}
+	w.t.Fatalf("%s cannot reach the node", p.name)
 }
 
 func sysctl(t testing.TB, s string) {

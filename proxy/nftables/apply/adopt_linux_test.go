@@ -1,0 +1,399 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables"
+)
+
+var update = flag.Bool("update", false, "write the goldens")
+
+func backend(v6 bool, i int) netip.AddrPort {
+	a := netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})
+	if v6 {
+		a = netip.AddrFrom16([16]byte{0xfd, 0x44, 14: byte(i >> 8), 15: byte(i)})
+	}
+	return netip.AddrPortFrom(a, 8080)
+}
+
+// random makes a Service of both families with random ports, frontends and
+// backends.
+func random(r *rand.Rand, i int) *proxy.Entry {
+	e := &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: fmt.Sprint("s", i)}}
+	for p := range r.IntN(3) {
+		port := proxy.Port{Name: fmt.Sprint("p", p), Protocol: []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP}[p]}
+		for range 1 + r.IntN(2) {
+			n := byte(i)
+			if r.IntN(10) == 0 {
+				n = byte(r.IntN(8)) // perhaps another Service's
+			}
+			port.Frontends = append(port.Frontends,
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 0, n}), 80),
+				netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n}), 80))
+		}
+		for b := range 12 {
+			if r.IntN(3) == 0 {
+				port.Backends4 = append(port.Backends4, backend(false, b))
+			}
+			if r.IntN(3) == 0 {
+				port.Backends6 = append(port.Backends6, backend(true, b))
+			}
+		}
+		slices.SortFunc(port.Frontends, netip.AddrPort.Compare)
+		port.Frontends = slices.Compact(port.Frontends)
+		e.Ports = append(e.Ports, port)
+	}
+	return e
+}
+
+func randomPods(r *rand.Rand) []netip.Addr {
+	var pods []netip.Addr
+	for b := range 6 {
+		if r.IntN(2) == 0 {
+			pods = append(pods, backend(false, b).Addr(), backend(true, b).Addr())
+		}
+	}
+	return pods
+}
+
+// dump gives what the kernel has of the table in force of each family: chains and
+// rules as nft prints them, elements sorted, and the endpoints of each frontend as
+// a set, since their order is history.
+func dump(t testing.TB, ap *Applier, conn *nft.Conn) string {
+	t.Helper()
+	var b strings.Builder
+	for _, f := range ap.families {
+		r := f.applied.Ruleset()
+		for _, s := range []nft.Set{r.Services, r.Counts, r.Endpoints, r.Pods, r.Hairpin} {
+			es, err := conn.Elements(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.WriteString(sortedElements(s, es))
+		}
+		rules, err := conn.Rules(r.Table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.SortStableFunc(rules, func(a, b nft.RuleInfo) int { return strings.Compare(a.Chain, b.Chain) })
+		for _, rule := range rules {
+			fmt.Fprintln(&b, f.family, rule)
+		}
+	}
+	return b.String()
+}
+
+func sortedElements(s nft.Set, es []nft.Element) string {
+	var lines []string
+	slots := map[string][]byte{}
+	for _, e := range es {
+		e.Counter = nil
+		if s.Name == "endpoints" { // key without slot, and bit i of slots for slot i
+			front, slot := string(e.Key[:len(e.Key)-4]), e.Key[len(e.Key)-4]
+			slots[front] = append(slots[front], slot)
+			e.Key = append(slices.Clone(e.Key[:len(e.Key)-4]), 0, 0, 0, 0)
+		}
+		lines = append(lines, fmt.Sprintln(s, s.ElementText(e, false)))
+	}
+	for front, has := range slots {
+		slices.Sort(has)
+		lines = append(lines, fmt.Sprintf("slots of %x: %v\n", front, has))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// TestHistory applies random histories, with an error of the kernel in one commit
+// of ten, and compares what the kernel has then with what a whole load of the last
+// Table makes in another namespace.
+func TestHistory(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			nettest.New(t)
+			ap, conn := applier(t)
+			for _, f := range ap.families {
+				f.commit = faulty(r, conn)
+			}
+			tb, pods := &proxy.Table{}, randomPods(r)
+			for range 60 {
+				for range 1 + r.IntN(3) {
+					tb = with(tb, random(r, r.IntN(8)))
+				}
+				if r.IntN(4) == 0 {
+					pods = randomPods(r)
+				}
+				if r.IntN(10) == 0 { // the agent starts again
+					ap = New(conn, nft.IPv4, nft.IPv6)
+					for _, f := range ap.families {
+						f.commit = faulty(r, conn)
+					}
+				}
+				_ = ap.Apply(tb, pods)
+				if r.IntN(5) == 0 {
+					_ = ap.Tidy()
+				}
+			}
+			settle(t, func() error { return ap.Apply(tb, pods) })
+			settle(t, func() error { return errors.Join(ap.Apply(tb, pods), ap.Tidy()) })
+			history := dump(t, ap, conn)
+			nettest.New(t)
+			whole, conn2 := applier(t)
+			apply(t, whole, tb, pods)
+			if want := dump(t, whole, conn2); history != want {
+				t.Errorf("after the history:\n%s\nloaded whole:\n%s", history, want)
+			}
+			if fmt.Sprint(ap.Problems()) != fmt.Sprint(whole.Problems()) {
+				t.Errorf("problems %v, loaded whole %v", ap.Problems(), whole.Problems())
+			}
+		})
+	}
+}
+
+// faulty fails one commit of ten, of these half after it was done.
+func faulty(r *rand.Rand, conn *nft.Conn) nftables.Emit {
+	return func(tx *nft.Tx) error {
+		switch r.IntN(20) {
+		case 0:
+			return errors.New("injected: not done")
+		case 1:
+			return errors.Join(conn.Commit(tx), errors.New("injected: done nevertheless"))
+		}
+		return conn.Commit(tx)
+	}
+}
+
+func settle(t *testing.T, f func() error) {
+	t.Helper()
+	for range 200 {
+		if f() == nil {
+			return
+		}
+	}
+	t.Fatal("does not converge")
+}
+
+// TestAdopt starts again with everything equal, which writes nothing, and with
+// differences, which writes these alone.
+func TestAdopt(t *testing.T) {
+	nettest.New(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	ap, conn := applier(t)
+	tb, pods := &proxy.Table{}, randomPods(r)
+	for i := range 30 {
+		tb = with(tb, random(r, i))
+	}
+	apply(t, ap, tb, pods)
+	before, err := conn.Generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := New(conn, nft.IPv4, nft.IPv6)
+	apply(t, again, tb, pods)
+	if after, err := conn.Generation(); err != nil || after != before {
+		t.Errorf("everything equal: generation %d after %d, %v", after, before, err)
+	}
+	var written []string
+	third := New(conn, nft.IPv4)
+	third.families[0].commit = func(tx *nft.Tx) error {
+		written = append(written, tx.String())
+		return conn.Commit(tx)
+	}
+	tb = with(tb, &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "new"}, Ports: []proxy.Port{{Protocol: cluster.TCP,
+		Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.97.0.1:80")}, Backends4: []netip.AddrPort{backend(false, 1)}}}})
+	apply(t, third, tb, pods)
+	text := strings.Join(written, "")
+	if strings.Count(text, " element ip podlane-1 services") != 1 || strings.Contains(text, "delete") || !strings.Contains(text, `comment "default/new #`) {
+		t.Errorf("one Service more wrote\n%s", text)
+	}
+}
+
+// TestForeign changes the table as others might; the change is noticed and put
+// right without a moment in which nothing is in force.
+func TestForeign(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	tb := &proxy.Table{}
+	for i := range 8 {
+		tb = with(tb, random(r, i))
+	}
+	for _, command := range []string{
+		"flush ruleset",
+		"delete table ip podlane-1",
+		"flush map ip podlane-1 endpoints",
+		"flush chain ip6 podlane-1 nat-prerouting",
+		"insert rule ip podlane-1 nat-output accept",
+		"add element ip podlane-1 pods { 1.2.3.4 }",
+	} {
+		t.Run(command, func(t *testing.T) {
+			nettest.New(t)
+			ap, conn := applier(t)
+			apply(t, ap, tb, nil)
+			want := dump(t, ap, conn)
+			m, err := nft.NewMonitor(0, conn.PortID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			events, ended := make(chan nft.Event, 1000), make(chan struct{})
+			go func() { defer close(ended); _ = m.Run(ctx, func(e nft.Event) { events <- e }) }()
+			start := time.Now()
+			nettest.Run(t, "nft", command)
+			for changed := false; !changed; {
+				select {
+				case e := <-events:
+					changed = ap.Changed(e)
+				case <-time.After(time.Second):
+					t.Fatal("not noticed within a second")
+				}
+			}
+			apply(t, ap, tb, nil)
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("put right after %v", took)
+			}
+			cancel()
+			<-ended
+			for len(events) > 0 {
+				ap.Changed(<-events)
+			}
+			apply(t, ap, tb, nil)
+			if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-1-b", "podlane-1"); got != want {
+				t.Errorf("put right:\n%s\nat first:\n%s", got, want)
+			}
+		})
+	}
+}
+
+// TestKilled ends an agent after each of its transactions of a load in turn. What
+// is in force then is whole: the old state or the new. The next agent gets it
+// right.
+func TestKilled(t *testing.T) {
+	big := func(name string, n int, to int) *proxy.Entry {
+		e := &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: name}}
+		p := proxy.Port{Protocol: cluster.TCP, Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:80")}}
+		for i := range n {
+			p.Backends4 = append(p.Backends4, backend(false, i+to))
+		}
+		e.Ports = []proxy.Port{p}
+		return e
+	}
+	old, now := table(big("web", 3000, 0)), table(big("web", 5000, 1))
+	for _, rebuild := range []bool{false, true} {
+		for kill := 0; ; kill++ {
+			nettest.New(t)
+			ap, conn := applier(t)
+			apply(t, ap, old, nil)
+			left := kill
+			f := ap.families[0]
+			if rebuild {
+				f.applied, f.rebuild = nil, true
+			}
+			f.commit = func(tx *nft.Tx) error {
+				if left == 0 {
+					return errors.New("killed")
+				}
+				left--
+				return conn.Commit(tx)
+			}
+			killed := ap.Apply(now, nil) != nil
+			checkWhole(t, conn, fmt.Sprintf("rebuild %v, killed after %d", rebuild, kill))
+			next := New(conn, nft.IPv4, nft.IPv6)
+			apply(t, next, now, nil)
+			checkWhole(t, conn, "after the next start")
+			if !killed {
+				t.Logf("rebuild %v: %d transactions", rebuild, kill)
+				break
+			}
+		}
+	}
+}
+
+// checkWhole checks that in every table in force the number of endpoints that
+// services has is that of the slots.
+func checkWhole(t *testing.T, conn *nft.Conn, when string) {
+	t.Helper()
+	tables, err := (&family{conn: conn, family: nft.IPv4}).forced()
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("%s: %d tables in force, %v", when, len(tables), err)
+	}
+	for _, table := range tables {
+		r := nftables.NewRuleset(nft.IPv4, table.Name)
+		services, err1 := conn.Elements(r.Services)
+		slots, err2 := conn.Elements(r.Endpoints)
+		if errors.Join(err1, err2) != nil || len(services) != 1 || len(slots) != int(services[0].Data[0])|int(services[0].Data[1])<<8 {
+			t.Errorf("%s: %s has %d Services, %d slots; %v %v", when, table, len(services), len(slots), err1, err2)
+		}
+	}
+}
+
+// TestGolden is what nft itself prints of a small Table.
+func TestGolden(t *testing.T) {
+	nettest.New(t)
+	ap, _ := applier(t)
+	front := func(texts ...string) (as []netip.AddrPort) {
+		for _, s := range texts {
+			as = append(as, netip.MustParseAddrPort(s))
+		}
+		return as
+	}
+	tb := table(
+		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "web"}, Ports: []proxy.Port{{Name: "http", Protocol: cluster.TCP,
+			Frontends: front("10.96.0.10:8000", "[fd96::10]:8000"), Backends4: front("10.244.1.2:80", "10.244.2.2:80"),
+			Backends6: front("[fd00:244:1::2]:80", "[fd00:244:2::2]:80")}}},
+		&proxy.Entry{Key: cluster.Key{Namespace: "kube-system", Name: "dns"}, Ports: []proxy.Port{{Protocol: cluster.UDP,
+			Frontends: front("10.96.0.2:53", "[fd96::2]:53"), Backends4: front("10.244.1.3:53"), Backends6: front("[fd00:244:1::3]:53")}}},
+		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "none"}, Ports: []proxy.Port{{Protocol: cluster.SCTP,
+			Frontends: front("10.96.0.30:9", "[fd96::30]:9")}}})
+	apply(t, ap, tb, []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244:1::2")})
+	got := sortElements(nettest.Run(t, "nft", "list", "ruleset"))
+	path := filepath.Join("testdata", "ruleset.nft")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("nft list ruleset is not as before (-update writes it):\n%s", got)
+	}
+}
+
+// sortElements puts the elements of each set in order, one a line: the kernel
+// lists them by a hash with a random seed.
+func sortElements(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		before, rest, found := strings.Cut(text, "elements = { ")
+		b.WriteString(before)
+		if !found {
+			break
+		}
+		list, after, _ := strings.Cut(rest, " }")
+		es := strings.Split(list, ",")
+		for i := range es {
+			es[i] = strings.TrimSpace(es[i])
+		}
+		slices.Sort(es)
+		fmt.Fprintf(&b, "elements = { %s }", strings.Join(es, ",\n\t\t\t     "))
+		text = after
+	}
+	return b.String()
+}
