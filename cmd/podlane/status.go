@@ -1,0 +1,93 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cni/shim"
+)
+
+func newStatus() *cobra.Command {
+	var runDir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show what this node's agent is doing, and what is wrong",
+		Long:    "Show what this node's agent is doing: its pods, what it knows of the cluster, and every problem by name. The exit status is 1 when something is not applied.",
+		Example: "  podlane status\n  podlane status --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := askStatus(filepath.Join(runDir, "agent.sock"))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), s)
+			} else {
+				err = printAgentStatus(cmd.OutOrStdout(), s)
+			}
+			if err == nil && (s.Error != "" || !s.Synced) {
+				return &exitError{code: 1}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func askStatus(socket string) (*agent.Status, error) {
+	reply, err := shim.Ask(socket, shim.Request{Verb: agent.VerbStatus}, 5*time.Second)
+	if err != nil {
+		return nil, &exitError{2, fmt.Errorf("no agent answers on %s (is `podlane agent` running on this node, and may you read its socket?): %w", socket, err)}
+	}
+	if reply.Error != nil {
+		return nil, &exitError{2, reply.Error}
+	}
+	s := &agent.Status{}
+	return s, json.Unmarshal(reply.Result, s)
+}
+
+func printAgentStatus(w io.Writer, s *agent.Status) error {
+	state := "all is applied"
+	switch {
+	case !s.Synced:
+		state = "waits for the cluster's first state"
+	case s.Error != "":
+		state = fmt.Sprintf("NOT all is applied, %d tries: %s", s.Failures, s.Error)
+	}
+	fmt.Fprintf(w, "node %s, up %s: %s\n%d nodes, %d Services\n", s.Node, s.Up.Round(time.Second), state, s.Nodes, s.Services)
+	fmt.Fprintln(w, "NetworkPolicies are not enforced by this version")
+	if len(s.Pods) > 0 {
+		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")
+		for _, p := range s.Pods {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", p.Pod, addrText(p.Addrs), p.Dev)
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "\nproblem: %s\n", p)
+	}
+	return nil
+}
+
+func addrText(addrs []netip.Addr) string {
+	var text []string
+	for _, a := range addrs {
+		text = append(text, a.String())
+	}
+	return strings.Join(text, " ")
+}
