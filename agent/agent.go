@@ -32,7 +32,8 @@ const (
 	auditEvery = 5 * time.Minute  // reads back the service tables, which costs more
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 10 * time.Second
-	repeatLog  = time.Minute // a repeated error is logged once in this time
+	tidyAfter  = 2 * time.Second // of quiet
+	repeatLog  = time.Minute     // a repeated error is logged once in this time
 )
 
 // Source publishes the cluster's state: cluster/file or cluster/kube. Nothing
@@ -130,6 +131,8 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 	defer audit.Stop()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	tidy := time.NewTimer(tidyAfter)
+	defer tidy.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,7 +151,11 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case <-audit.C:
 			a.services.audit(a.plan)
 		case <-retry.C:
+		case <-tidy.C:
+			a.services.tidy()
+			continue
 		}
+		tidy.Reset(tidyAfter)
 		if err := a.apply(); err != nil {
 			retry.Reset(a.pause())
 		}

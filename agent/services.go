@@ -62,4 +62,11 @@ func (s *services) audit(p *plan.Plan) {
 	}
 }
 
+// tidy removes what no Service uses any more.
+func (s *services) tidy() {
+	if err := s.applier.Tidy(); err != nil {
+		s.log.Warn("tidy", "err", err)
+	}
+}
+
 func (s *services) problems() []cluster.Problem { return s.applier.Problems() }
