@@ -95,7 +95,7 @@ func TestCommit_manyElements(t *testing.T) {
 	}
 }
 
-func TestCommit_everyCountToFiveThousand(t *testing.T) {
+func TestCommit_countsToFiveThousand(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
 	}
@@ -140,6 +140,16 @@ func TestGetElement(t *testing.T) {
 	}
 	if v, err := c.GetElement(verdicts, Concat(nil).Mark(2)); err != nil || v.Verdict.Code != Drop {
 		t.Errorf("verdict %v, %v", v.Verdict, err)
+	}
+	// An element may count though its map does not.
+	tx = &Tx{}
+	counted := Element{Key: frontend(7).Mark(0), Data: Concat(nil).Addr(netip.AddrFrom4([4]byte{1, 2, 3, 4})).Port(5), Counter: &Counter{}}
+	tx.CreateElements(slots, counted, Element{Key: frontend(7).Mark(1), Data: counted.Data})
+	commit(t, c, tx)
+	for i, want := range []bool{true, false} {
+		if e, err := c.GetElement(slots, frontend(7).Mark(uint32(i))); err != nil || (e.Counter != nil) != want {
+			t.Errorf("slot %d: %+v, %v", i, e, err)
+		}
 	}
 	_, err = c.GetElement(frontends, frontend(8))
 	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "frontends { 10.0.0.8 . tcp . 80 }") {

@@ -186,15 +186,35 @@ func parseRule(m message) (r RuleInfo, table string) {
 // Elements reads all elements of a set, in no particular order. The kernel walks
 // the set from its start for every 32 KB of the answer: that is quadratic, so it
 // is for sets of at most some ten thousand elements.
+//
+// While the kernel moves a set that has just grown to a bigger hash table, a walk
+// meets some elements twice and may miss others, and nothing in the answer says
+// so; where an element came twice, all are read again.
 func (c *Conn) Elements(s Set) ([]Element, error) {
 	var es []Element
-	err := c.dump(msgGetSetElem, s.Table.Family, s.encodeName(nil), func() { es = nil }, func(m message) {
-		es = appendElements(es, m)
-	})
+	var err error
+	for try := range 10 {
+		err = c.dump(msgGetSetElem, s.Table.Family, s.encodeName(nil), func() { es = nil }, func(m message) {
+			es = appendElements(es, m)
+		})
+		if err != nil || !repeated(es) {
+			break
+		}
+		err = errInterrupted
+		time.Sleep(time.Millisecond << try)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("nft list elements of %s: %w", s, err)
 	}
 	return es, nil
+}
+
+func repeated(es []Element) bool {
+	seen := make(map[string]struct{}, len(es))
+	for i := range es {
+		seen[string(es[i].Key)] = struct{}{}
+	}
+	return len(seen) < len(es)
 }
 
 // GetElement reads one element by its key.

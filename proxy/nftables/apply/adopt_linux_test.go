@@ -205,6 +205,13 @@ func TestAdopt(t *testing.T) {
 	}
 	again := New(conn, nft.IPv4, nft.IPv6)
 	apply(t, again, tb, pods)
+	if !again.Changed(nft.Event{Lost: true}) {
+		t.Error("lost notices are no reason to look")
+	}
+	apply(t, again, tb, pods)
+	if drift, err := again.Audit(tb, pods); drift || err != nil {
+		t.Errorf("audit: drift %v, %v", drift, err)
+	}
 	if after, err := conn.Generation(); err != nil || after != before {
 		t.Errorf("everything equal: generation %d after %d, %v", after, before, err)
 	}
@@ -220,6 +227,31 @@ func TestAdopt(t *testing.T) {
 	text := strings.Join(written, "")
 	if strings.Count(text, " element ip podlane-1 services") != 1 || strings.Contains(text, "delete") || !strings.Contains(text, `comment "default/new #`) {
 		t.Errorf("one Service more wrote\n%s", text)
+	}
+}
+
+// TestAudit finds without a Monitor what others changed.
+func TestAudit(t *testing.T) {
+	for _, command := range []string{
+		"flush map ip podlane-1 services",
+		"delete table ip6 podlane-1",
+		"delete element ip podlane-1 pods { 10.244.1.1 }",
+		"flush chain ip podlane-1 nat-postrouting",
+		"delete element ip podlane-1 counts { 0 }",
+	} {
+		nettest.New(t)
+		ap, conn := applier(t)
+		tb, pods := table(random(rand.New(rand.NewPCG(5, 5)), 1)), []netip.Addr{netip.MustParseAddr("10.244.1.1")}
+		apply(t, ap, tb, pods)
+		want := dump(t, ap, conn)
+		nettest.Run(t, "nft", command)
+		if drift, err := ap.Audit(tb, pods); !drift || err != nil {
+			t.Errorf("%s: drift %v, %v", command, drift, err)
+		}
+		apply(t, ap, tb, pods)
+		if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-1-b", "podlane-1"); got != want {
+			t.Errorf("%s: put right:\n%s\nat first:\n%s", command, got, want)
+		}
 	}
 }
 

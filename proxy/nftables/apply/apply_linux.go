@@ -75,44 +75,52 @@ func (a *Applier) Problems() []cluster.Problem {
 	return ps
 }
 
-// Changed is told what nft.Monitor says: where someone else changed a table in
-// force, the next Apply builds it anew beside and swaps. It gives whether there is
-// reason to Apply.
+// Changed is told what nft.Monitor says. Where someone else changed a table in
+// force, the next Apply builds it anew beside and swaps; where notices were lost,
+// it reads back what Adopt checks. It gives whether there is reason to Apply.
 func (a *Applier) Changed(e nft.Event) bool {
 	any := false
 	for _, f := range a.families {
-		if e.Lost || f.applied == nil || f.applied.Ruleset().Table == e.Table {
+		switch {
+		case e.Lost:
+			f.applied, any = nil, true
+		case f.applied != nil && f.applied.Ruleset().Table == e.Table:
 			f.applied, f.rebuild, any = nil, true, true
 		}
 	}
 	return any
 }
 
-// Audit reads whether the tables in force have the rules and the Services they
-// are believed to have, and is Changed where they have not. It costs what reading
-// the services maps costs, some 0.2 s for 30,000 Services.
-func (a *Applier) Audit(t *proxy.Table, pods []netip.Addr) error {
+// Audit reads whether the tables in force have the rules, the Services and the
+// pods they are believed to have; those that have not are built anew by the next
+// Apply. It gives whether there is reason to Apply. It costs what a start costs,
+// some 0.3 s for 30,000 Services, and does not read the endpoints.
+func (a *Applier) Audit(t *proxy.Table, pods []netip.Addr) (bool, error) {
+	drift := false
 	for _, f := range a.families {
 		if f.applied == nil {
 			continue
 		}
-		table := f.applied.Ruleset().Table
-		now, err := f.adopt(table)
+		clean, err := f.clean(t, pods)
 		if err != nil {
-			return fmt.Errorf("service proxy, %s: audit: %w", f.family, err)
-		}
-		clean := now != nil
-		if clean {
-			_, err := nftables.Diff(now, t, pods, func(*nft.Tx) error { clean = false; return nil })
-			if err != nil {
-				return err
-			}
+			return drift, fmt.Errorf("service proxy, %s: audit: %w", f.family, err)
 		}
 		if !clean {
-			a.Changed(nft.Event{Table: table})
+			f.applied, f.rebuild, drift = nil, true, true
 		}
 	}
-	return nil
+	return drift, nil
+}
+
+// clean says that what a start would adopt needs no write.
+func (f *family) clean(t *proxy.Table, pods []netip.Addr) (bool, error) {
+	a, err := f.adopt(f.applied.Ruleset().Table)
+	if a == nil || err != nil {
+		return false, err
+	}
+	clean := true
+	_, err = nftables.Diff(a, t, pods, func(*nft.Tx) error { clean = false; return nil })
+	return clean, err
 }
 
 // Remove deletes our tables: for an uninstall, never for an end of the agent.

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,6 +48,31 @@ func BenchmarkCold(b *testing.B) {
 				b.StartTimer()
 			}
 		})
+	}
+}
+
+// BenchmarkCold_monitored is BenchmarkCold with a Monitor, for which the kernel
+// writes a notice of each element.
+func BenchmarkCold_monitored(b *testing.B) {
+	tb := many(10000)
+	nettest.New(b)
+	conn := dialBench(b)
+	m, err := nft.NewMonitor(0, conn.PortID())
+	if err != nil {
+		b.Fatal(err)
+	}
+	go func() {
+		_ = m.Run(context.Background(), func(e nft.Event) { b.Errorf("event %+v", e) })
+	}()
+	defer m.Close()
+	for b.Loop() {
+		ap := New(conn, nft.IPv4)
+		apply(b, ap, tb, nil)
+		b.StopTimer()
+		if err := ap.Remove(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
 
