@@ -36,10 +36,6 @@ func openConn() (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("netlink socket: bind: %w", err)
-	}
 	c, err := newConn(fd)
 	if err != nil {
 		_ = unix.Close(fd)
@@ -57,7 +53,7 @@ func newConn(fd int) (*conn, error) {
 	if err != nil || family != unix.AF_NETLINK || proto != unix.NETLINK_ROUTE {
 		return nil, fmt.Errorf("descriptor %d is not a NETLINK_ROUTE socket", fd)
 	}
-	name, err := unix.Getsockname(fd)
+	port, err := portOf(fd)
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
@@ -65,7 +61,24 @@ func newConn(fd int) (*conn, error) {
 	// kernel filters (Linux 4.12 and 4.20).
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	return &conn{fd: fd, pid: name.(*unix.SockaddrNetlink).Pid, seq: uint32(time.Now().UnixNano())}, nil
+	return &conn{fd: fd, pid: port, seq: uint32(time.Now().UnixNano())}, nil
+}
+
+// portOf gives the socket's port, by which its answers are told, and has the
+// kernel choose one where it has none yet.
+func portOf(fd int) (uint32, error) {
+	for {
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			return 0, err
+		}
+		if port := name.(*unix.SockaddrNetlink).Pid; port != 0 {
+			return port, nil
+		}
+		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return 0, fmt.Errorf("bind: %w", err)
+		}
+	}
 }
 
 // request sends one message and waits for the kernel's verdict on it.

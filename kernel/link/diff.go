@@ -50,6 +50,7 @@ type differ struct {
 	ops        Ops
 	gone       map[string]bool // links that are wanted, are not there and cannot be made
 	newMAC     map[string]bool // links whose MAC changes
+	dead       map[string]bool // links that are there and not wanted
 }
 
 func (d *differ) op(v Verb, o Object) { d.ops = append(d.ops, Op{v, o}) }
@@ -137,17 +138,17 @@ func (d *differ) additions() {
 
 // deletions removes what is not wanted, save what goes with its link.
 func (d *differ) deletions(have State) {
-	dead := map[string]bool{}
+	d.dead = map[string]bool{}
 	for name := range have.Links {
 		if _, ok := d.want.Links[name]; !ok {
-			dead[name] = true
+			d.dead[name] = true
 		}
 	}
-	unset(d, d.have.Routes, d.want.Routes, compareRoute, routeObject, dead)
-	unset(d, d.have.FDB, d.want.FDB, compareFDB, fdbObject, dead)
-	unset(d, d.have.Neighs, d.want.Neighs, compareNeigh, neighObject, dead)
-	unset(d, d.have.Addrs, d.want.Addrs, compareAddr, func(a Addr, _ struct{}) Object { return a }, dead)
-	for _, name := range sortedKeys(dead, cmp.Compare[string]) {
+	unset(d, d.have.Routes, d.want.Routes, compareRoute, routeObject)
+	unset(d, d.have.FDB, d.want.FDB, compareFDB, fdbObject)
+	unset(d, d.have.Neighs, d.want.Neighs, compareNeigh, neighObject)
+	unset(d, d.have.Addrs, d.want.Addrs, compareAddr, func(a Addr, _ struct{}) Object { return a })
+	for _, name := range sortedKeys(d.dead, cmp.Compare[string]) {
 		d.op(Delete, LinkObject{Name: name, Link: have.Links[name]})
 	}
 }
@@ -166,8 +167,7 @@ func set[K, V comparable](d *differ, have, want map[K]V, order func(a, b K) int,
 	}
 }
 
-func unset[K, V comparable](d *differ, have, want map[K]V, order func(a, b K) int,
-	object func(K, V) Object, dead map[string]bool) {
+func unset[K, V comparable](d *differ, have, want map[K]V, order func(a, b K) int, object func(K, V) Object) {
 	var keys []K
 	for k := range have {
 		if _, ok := want[k]; !ok {
@@ -176,7 +176,7 @@ func unset[K, V comparable](d *differ, have, want map[K]V, order func(a, b K) in
 	}
 	slices.SortFunc(keys, order)
 	for _, k := range keys {
-		if o := object(k, have[k]); !dead[o.dev()] {
+		if o := object(k, have[k]); !d.dead[o.dev()] {
 			d.op(Delete, o)
 		}
 	}

@@ -174,10 +174,15 @@ func TestApply_foreign(t *testing.T) {
 	}
 }
 
+// foreignText leaves out what the kernel adds by itself, up to seconds later.
 func foreignText(t *testing.T) string {
 	var b strings.Builder
 	for _, c := range []string{"-o addr", "neigh show nud permanent", "route show table all", "-6 route show table all"} {
-		b.WriteString(nettest.Run(t, "ip", strings.Fields(c)...))
+		for line := range strings.Lines(nettest.Run(t, "ip", strings.Fields(c)...)) {
+			if !strings.Contains(line, "fe80::") && !strings.Contains(line, "ff00::") && !strings.Contains(line, "table local") {
+				b.WriteString(line)
+			}
+		}
 	}
 	return b.String()
 }
@@ -427,6 +432,63 @@ func TestDump_interrupted(t *testing.T) {
 	for range 200 {
 		if left := drift(t, h, want); len(left) != 0 {
 			t.Fatalf("a read amid changes differs by\n%s", left)
+		}
+	}
+}
+
+// TestApply_thousandPeers is more neighbours than the kernel's default limit of
+// 1,024 (gc_thresh3), which permanent ones do not count against.
+func TestApply_thousandPeers(t *testing.T) {
+	h := node(t)
+	s := manyPeers(1000)
+	reach(t, h, s)
+	l := s.Links["pl-vxlan"]
+	l.MAC = mac(2)
+	s.Links["pl-vxlan"] = l
+	reach(t, h, s)
+	reach(t, h, NewState())
+}
+
+func manyPeers(n int) State {
+	s := vtep()
+	for i := range n {
+		hi, lo := byte(i/250), byte(i%250)
+		m := MAC{2, 1, 0, 0, hi, lo}
+		s.FDB[FDBKey{"pl-vxlan", m}] = netip.AddrFrom4([4]byte{198, 18, hi, lo})
+		for _, p := range []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100 + hi, lo, 0}), 24),
+			netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 6: hi, 7: lo}), 64),
+		} {
+			r := Route{Via: p.Addr(), Dev: "pl-vxlan", Src: addr("10.244.0.1"), OnLink: true}
+			if p.Addr().Is6() {
+				r.Via, r.Src = netip.AddrFrom16([16]byte{0xfe, 0x80, 14: hi, 15: lo}), addr("fd00:244::1")
+			}
+			s.Neighs[NeighKey{"pl-vxlan", r.Via}] = m
+			s.Routes[RouteKey{p}] = r
+		}
+	}
+	return s
+}
+
+// BenchmarkRead reads a node of a dual-stack cluster of 1,000.
+func BenchmarkRead(b *testing.B) {
+	h := node(b)
+	want := manyPeers(1000)
+	reach(b, h, want)
+	for b.Loop() {
+		read(b, h, want)
+	}
+}
+
+// BenchmarkApply makes and removes a peer of a node of 1,000.
+func BenchmarkApply(b *testing.B) {
+	h := node(b)
+	less, more := manyPeers(999), manyPeers(1000)
+	reach(b, h, less)
+	add, del := Diff(less, more), Diff(more, less)
+	for b.Loop() {
+		if err := errors.Join(h.Apply(add), h.Apply(del)); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

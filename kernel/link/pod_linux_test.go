@@ -25,9 +25,6 @@ func routeSocket(t testing.TB, ns netns.NsHandle) int {
 	nettest.Do(t, ns, func() {
 		var err error
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-		if err == nil {
-			err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,12 +279,14 @@ func TestApply_repairsPod(t *testing.T) {
 	}
 }
 
-// TestAddPod_nonBlockingSocket: the descriptor comes from another program.
-func TestAddPod_nonBlockingSocket(t *testing.T) {
+// TestAddPod_otherSocket: the descriptor comes from another program, which may
+// have bound it and made it non-blocking.
+func TestAddPod_otherSocket(t *testing.T) {
 	h := node(t)
 	pod := nettest.Make(t)
 	socket := routeSocket(t, pod)
-	if err := unix.SetNonblock(socket, true); err != nil {
+	err := errors.Join(unix.SetNonblock(socket, true), unix.Bind(socket, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := h.AddPod(podSpec, int(pod), socket); err != nil {

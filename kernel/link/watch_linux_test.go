@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,13 +11,13 @@ import (
 
 // quiet waits until no notice has come for a while: a command has more than one
 // effect, and the kernel tells of a carrier up to a second later.
-func quiet(t *testing.T, notices <-chan struct{}) {
+func quiet(t *testing.T, notices <-chan struct{}, long time.Duration) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
 		select {
 		case <-notices:
-		case <-time.After(1100 * time.Millisecond):
+		case <-time.After(long):
 			return
 		case <-deadline:
 			t.Fatal("notices without end")
@@ -36,7 +37,7 @@ func noticed(notices <-chan struct{}) bool {
 func TestWatch(t *testing.T) {
 	h := node(t)
 	// Duplicate address detection would give notices seconds later.
-	nettest.Run(t, "sh", "-ec", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad")
+	nettest.Run(t, "sh", "-ec", "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done")
 	want := vtep(1)
 	want.Routes[RouteKey{pfx("10.99.0.0/24")}] = Route{Via: addr("192.0.2.9"), Dev: "up0"}
 	reach(t, h, want)
@@ -48,7 +49,7 @@ func TestWatch(t *testing.T) {
 	if !noticed(notices) {
 		t.Error("no first notice")
 	}
-	quiet(t, notices)
+	quiet(t, notices, 2500*time.Millisecond)
 	for _, c := range []string{
 		"ip route add 203.0.113.0/24 dev up0",
 		"ip neigh add 192.0.2.55 lladdr 02:00:00:00:00:55 dev up0 nud permanent",
@@ -64,6 +65,7 @@ func TestWatch(t *testing.T) {
 	if noticed(notices) {
 		t.Error("notice of a change made through the handle")
 	}
+	reach(t, h, want)
 	for _, c := range []string{
 		"ip route del 10.244.1.0/24",
 		"ip -6 route del fd00:244:0:1::/64",
@@ -71,7 +73,7 @@ func TestWatch(t *testing.T) {
 		"bridge fdb del 02:00:00:00:00:65 dev pl-vxlan dst 192.0.2.101",
 		"ip addr del 10.244.0.1/32 dev pl-vxlan",
 		"ip link set pl-vxlan mtu 1400",
-		"ip link set up0 mtu 1400",
+		"ip link set up0 mtu 1400; ip link set up0 mtu 1500",
 		"ip addr add 192.0.2.99/24 dev up0",
 		"ip link set up0 down; ip link set up0 up",
 		"ip link set pl-vxlan down; ip link set pl-vxlan up",
@@ -82,7 +84,11 @@ func TestWatch(t *testing.T) {
 			t.Errorf("no notice within 0.5 s: %s", c)
 		}
 		reach(t, h, want)
-		quiet(t, notices)
+		settle := 200 * time.Millisecond
+		if strings.Contains(c, "link") {
+			settle = 1100 * time.Millisecond
+		}
+		quiet(t, notices, settle)
 	}
 	cancel()
 	for range notices {
