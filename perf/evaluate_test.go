@@ -17,12 +17,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podlane/podlane/internal/nettest"
 	"github.com/podlane/podlane/perf/qperf"
 	"github.com/podlane/podlane/perf/stats"
 )
 
-// TestMain lets the test binary stand for the podlane program: `BINARY perf client ...`.
+// TestMain lets the test binary stand for the podlane program: `BINARY perf client ...` and
+// `BINARY perf server`.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "perf" && os.Args[2] == "server" {
+		s, err := qperf.Listen(qperf.ServerConfig{Port: 4000})
+		if err == nil {
+			err = s.Serve(context.Background())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if len(os.Args) > 2 && os.Args[1] == "perf" && os.Args[2] == "client" {
 		inv, err := qperf.ParseArgs(os.Args[3:])
 		if err == nil {
@@ -34,7 +44,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	nettest.Main(m)
 }
 
 // run executes on this machine, as Exec does in a node or pod.

@@ -21,7 +21,11 @@ const marker = "PODLANE_NETTEST"
 // of a new user namespace; where the distribution forbids that, the tests run
 // as they are and New skips them by name.
 func Main(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(marker) != "" {
+	if os.Getenv(marker) != "" {
+		_ = exec.Command("ip", "link", "set", "lo", "up").Run() // the new namespace's loopback is down
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() == 0 {
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)

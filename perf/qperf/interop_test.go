@@ -163,29 +163,28 @@ func TestInterop_ourClient(t *testing.T) {
 func TestInterop_ourServer(t *testing.T) {
 	needsQperf(t)
 	port := ourServer(t, nil)
-	for family, addr := range families {
-		for _, verbosity := range []string{"", "-v", "-vv"} {
-			t.Run(family+verbosity, func(t *testing.T) {
-				hasFamily(t, addr)
-				args := []string{addr, "-lp", strconv.Itoa(port), "-ip", strconv.Itoa(freePort(t)), "-t", "1", "-m", "1400"}
-				if verbosity != "" {
-					args = append(args, verbosity)
-				}
-				args = append(args, "tcp_bw", "tcp_lat", "udp_bw", "udp_lat", "conf")
-				theirs := qperf(t, args...)
-				inv, err := ParseArgs(args)
-				if err != nil {
-					t.Fatal(err)
-				}
-				var ours bytes.Buffer
-				if err := inv.Run(context.Background(), &ours); err != nil {
-					t.Fatal(err)
-				}
-				if a, b := form(theirs), form(ours.String()); a != b {
-					t.Errorf("qperf's:\n%s\nours:\n%s", theirs, ours.String())
-				}
-			})
-		}
+	for _, c := range []struct{ addr, detail, tests string }{
+		{"127.0.0.1", "-v", "tcp_bw tcp_lat udp_bw udp_lat conf"},
+		{"::1", "-vv", "tcp_bw tcp_lat udp_bw udp_lat conf"},
+		{"127.0.0.1", "", "udp_bw tcp_lat"},
+		{"127.0.0.1", "-un -vvs", "tcp_bw"},
+	} {
+		t.Run(c.addr+" "+c.detail, func(t *testing.T) {
+			hasFamily(t, c.addr)
+			line := fmt.Sprintf("%s -lp %d -ip %d -t 1 -m 1400 %s %s", c.addr, port, freePort(t), c.detail, c.tests)
+			theirs := qperf(t, strings.Fields(line)...)
+			inv, err := ParseArgs(strings.Fields(line))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ours bytes.Buffer
+			if err := inv.Run(context.Background(), &ours); err != nil {
+				t.Fatal(err)
+			}
+			if a, b := form(theirs), form(ours.String()); a != b {
+				t.Errorf("qperf's:\n%s\nours:\n%s", theirs, ours.String())
+			}
+		})
 	}
 }
 
@@ -273,7 +272,7 @@ func TestUDPAnswersFromTheAddressAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Loss.Lost > 0 || r.Local.Received.Messages < 100 {
+	if r.Loss.Lost > r.Loss.Sent/20 || r.Local.Received.Messages < 100 {
 		t.Errorf("%d lost, %d received", r.Loss.Lost, r.Local.Received.Messages)
 	}
 	if want := netip.MustParseAddr("127.0.0.77"); r.Path.Data.Addr() != want || r.Path.PeerLocal.Addr() != want {
