@@ -86,8 +86,9 @@ func forwardServer(t testing.TB, f *Forwarder) string {
 }
 
 func TestForward_cache(t *testing.T) {
-	up := newUpstream(t, func(q *dns.Msg) *dns.Msg { return reply1(q, "192.0.2.1", 2) })
-	addr := forwardServer(t, up.forwarder(ForwardConfig{}))
+	up := newUpstream(t, func(q *dns.Msg) *dns.Msg { return reply1(q, "192.0.2.1", 100) })
+	f := up.forwarder(ForwardConfig{})
+	addr := forwardServer(t, f)
 	for _, name := range []string{"www.example.com.", "WWW.Example.com.", "www.example.COM."} {
 		r := exchange(t, "udp", addr, question(name, dns.TypeA))
 		if len(r.Answer) != 1 || r.Question[0].Name != name || r.Authoritative || !r.RecursionAvailable {
@@ -97,14 +98,21 @@ func TestForward_cache(t *testing.T) {
 	if up.asked() != 1 {
 		t.Errorf("asked %d times, want 1", up.asked())
 	}
-	time.Sleep(1100 * time.Millisecond)
-	if r := exchange(t, "udp", addr, question("www.example.com.", dns.TypeA)); r.Answer[0].Header().Ttl != 1 {
-		t.Errorf("TTL after a second: %v", r.Answer)
+	in, _ := question("www.example.com.", dns.TypeA).Pack()
+	q, _, _ := parseQuery(in)
+	kept := f.cache.get(q.key(), time.Now())
+	for passed, want := range map[time.Duration]uint32{0: 100, 1500 * time.Millisecond: 99, 99 * time.Second: 1} {
+		var m dns.Msg
+		b, _ := kept.appendTo(nil, &q, kept.at.Add(passed), 512, 1232)
+		if err := m.Unpack(b); err != nil || m.Answer[0].Header().Ttl != want {
+			t.Errorf("after %v: %v %v, want the TTL %d", passed, err, m.Answer, want)
+		}
 	}
-	time.Sleep(time.Second)
-	exchange(t, "udp", addr, question("www.example.com.", dns.TypeA))
-	if up.asked() != 2 {
-		t.Errorf("asked %d times after the TTL, want 2", up.asked())
+	if f.cache.get(q.key(), kept.at.Add(100*time.Second)) != nil {
+		t.Error("given although its TTL is over")
+	}
+	if n, bytes := f.cache.size(); n != 0 || bytes != 0 {
+		t.Errorf("%d entries, %d bytes left", n, bytes)
 	}
 }
 
@@ -175,16 +183,16 @@ func TestForward_failover(t *testing.T) {
 	for name, first := range map[string]netip.AddrPort{
 		"silent": silent.addr, "servfail": broken.addr, "closed": closedPort(t),
 	} {
-		f := fine.forwarder(ForwardConfig{Upstreams: []netip.AddrPort{first}, Patience: 200 * time.Millisecond})
+		f := fine.forwarder(ForwardConfig{Upstreams: []netip.AddrPort{first}, Patience: time.Second})
 		addr := forwardServer(t, f)
 		start := time.Now()
 		r := exchange(t, "udp", addr, question("a.example.com.", dns.TypeA))
-		if len(r.Answer) != 1 || time.Since(start) > time.Second {
+		if len(r.Answer) != 1 || time.Since(start) > 3*time.Second {
 			t.Errorf("%s: %v after %v", name, r, time.Since(start))
 		}
 		start = time.Now() // the second question goes to the one that answers at once
 		exchange(t, "udp", addr, question("b.example.com.", dns.TypeA))
-		if took := time.Since(start); took > 150*time.Millisecond {
+		if took := time.Since(start); took > 800*time.Millisecond {
 			t.Errorf("%s: the second question took %v", name, took)
 		}
 	}
@@ -201,7 +209,7 @@ func TestForward_dead(t *testing.T) {
 		addr := forwardServer(t, f)
 		start := time.Now()
 		r := exchange(t, "udp", addr, question("a.example.com.", dns.TypeA))
-		if r.Rcode != dns.RcodeServerFailure || time.Since(start) > time.Second {
+		if r.Rcode != dns.RcodeServerFailure || time.Since(start) > 3*time.Second {
 			t.Errorf("%s: %v after %v", name, r.Rcode, time.Since(start))
 		}
 		if r := exchange(t, "udp", addr, question("kubernetes.default.svc.cluster.local.", dns.TypeA)); len(r.Answer) != 1 {
@@ -213,7 +221,7 @@ func TestForward_dead(t *testing.T) {
 // TestForward_slow: an upstream slower than our patience still answers.
 func TestForward_slow(t *testing.T) {
 	up := newUpstream(t, func(q *dns.Msg) *dns.Msg {
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond)
 		return reply1(q, "192.0.2.1", 60)
 	})
 	addr := forwardServer(t, up.forwarder(ForwardConfig{Patience: 150 * time.Millisecond}))
@@ -228,7 +236,7 @@ func TestForward_slow(t *testing.T) {
 		})
 	}
 	start := time.Now()
-	if r := exchange(t, "udp", addr, question("kubernetes.default.svc.cluster.local.", dns.TypeA)); len(r.Answer) != 1 || time.Since(start) > 200*time.Millisecond {
+	if r := exchange(t, "udp", addr, question("kubernetes.default.svc.cluster.local.", dns.TypeA)); len(r.Answer) != 1 || time.Since(start) > time.Second {
 		t.Errorf("the cluster's name had to wait: %v", time.Since(start))
 	}
 	wg.Wait()
@@ -323,11 +331,11 @@ func rawUpstream(t *testing.T, answer func(q []byte) [][]byte) netip.AddrPort {
 func TestForward_loop(t *testing.T) {
 	fine := newUpstream(t, func(q *dns.Msg) *dns.Msg { return reply1(q, "192.0.2.1", 60) })
 	self := closedPort(t)
-	f := NewForwarder(ForwardConfig{Timeout: 500 * time.Millisecond, Upstreams: []netip.AddrPort{self}})
+	f := NewForwarder(ForwardConfig{Timeout: time.Second, Upstreams: []netip.AddrPort{self}})
 	_, addr := testServer(t, testZone(t, 1), ServerConfig{Forwarder: f, Listen: []netip.AddrPort{self}})
 	start := time.Now()
 	r := exchange(t, "udp", addr, question("a.example.com.", dns.TypeA))
-	if r.Rcode != dns.RcodeServerFailure || time.Since(start) > time.Second {
+	if r.Rcode != dns.RcodeServerFailure || time.Since(start) > 3*time.Second {
 		t.Errorf("before it is found: %v after %v", r.Rcode, time.Since(start))
 	}
 	if n := f.cache.misses.Load(); n > 10 {
@@ -338,7 +346,7 @@ func TestForward_loop(t *testing.T) {
 	}
 	start = time.Now()
 	r = exchange(t, "udp", addr, question("b.example.com.", dns.TypeA))
-	if r.Rcode != dns.RcodeServerFailure || time.Since(start) > 100*time.Millisecond {
+	if r.Rcode != dns.RcodeServerFailure || time.Since(start) > 800*time.Millisecond {
 		t.Errorf("after it is found: %v after %v", r.Rcode, time.Since(start))
 	}
 	if f.look(t.Context(), &upstream{addr: fine.addr}) {

@@ -294,12 +294,12 @@ func TestServer_externalName(t *testing.T) {
 
 func TestServer_drain(t *testing.T) {
 	up := newUpstream(t, func(q *dns.Msg) *dns.Msg {
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(800 * time.Millisecond)
 		return reply1(q, "192.0.2.1", 60)
 	})
 	s := NewServer(ServerConfig{
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Domain: testConfig().Domain,
-		Forwarder: up.forwarder(ForwardConfig{}), LameDuck: 200 * time.Millisecond,
+		Forwarder: up.forwarder(ForwardConfig{}), LameDuck: 600 * time.Millisecond,
 	})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)

@@ -108,7 +108,7 @@ func TestDNS(t *testing.T) {
 	dir := t.TempDir()
 	writeManifest(t, dir, "web")
 	log, stop := startDNS(t, "--manifests", dir, "--listen", "127.0.0.1:0", "--upstream", "none",
-		"--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--lame-duck", "300ms", "--log-queries")
+		"--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--lame-duck", "900ms", "--log-queries")
 	addr := log.match(t, `listening" addr=\[(127[^\]]+)\]`)[1]
 	web := log.match(t, `http" addr=(\S+)`)[1]
 	log.match(t, "dns: synced")
