@@ -92,24 +92,30 @@ func (a *Applier) Changed(e nft.Event) bool {
 }
 
 // Audit reads whether the tables in force have the rules, the Services and the
-// pods they are believed to have; those that have not are built anew by the next
-// Apply. It gives whether there is reason to Apply. It costs what a start costs,
-// some 0.3 s for 30,000 Services, and does not read the endpoints.
-func (a *Applier) Audit(t *proxy.Table, pods []netip.Addr) (bool, error) {
-	drift := false
+// pods they are believed to have; those that have not are then Doubtful. It costs
+// what a start costs, some 0.3 s for 30,000 Services, and does not read the
+// endpoints.
+func (a *Applier) Audit(t *proxy.Table, pods []netip.Addr) error {
 	for _, f := range a.families {
 		if f.applied == nil {
 			continue
 		}
 		clean, err := f.clean(t, pods)
 		if err != nil {
-			return drift, fmt.Errorf("service proxy, %s: audit: %w", f.family, err)
+			return fmt.Errorf("service proxy, %s: audit: %w", f.family, err)
 		}
 		if !clean {
-			f.applied, f.rebuild, drift = nil, true, true
+			f.applied, f.rebuild = nil, true
 		}
 	}
-	return drift, nil
+	return nil
+}
+
+// Doubtful says that the next Apply has to read the kernel, or to build a table
+// anew, even where the Table did not change: at first, after an error, and after
+// Changed or Audit found something.
+func (a *Applier) Doubtful() bool {
+	return slices.ContainsFunc(a.families, func(f *family) bool { return f.applied == nil })
 }
 
 // clean says that what a start would adopt needs no write.
