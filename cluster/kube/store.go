@@ -2,7 +2,9 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -128,6 +130,12 @@ func (s *store) run(ctx context.Context) {
 	r.RunWithContext(klog.NewContext(ctx, silent))
 }
 
+// emptyWatch is what client-go gives instead of an error where the connection was
+// closed or timed out before the answer.
+var emptyWatch = reflect.TypeOf(watch.NewEmptyWatch())
+
+var errClosed = errors.New("the connection was closed before the answer")
+
 // listWatch is the requests of the kind, whose errors are noted.
 func (s *store) listWatch() *cache.ListWatch {
 	lw := cache.NewFilteredListWatchFromClient(s.clients[s.group], s.resource, metav1.NamespaceAll, s.selectors)
@@ -140,7 +148,10 @@ func (s *store) listWatch() *cache.ListWatch {
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			w, err := watchFrom(ctx, o)
-			if !noStreaming(o, err) {
+			switch {
+			case err == nil && reflect.TypeOf(w) == emptyWatch:
+				s.observe(ctx, s.resource, "watch", errClosed)
+			case !noStreaming(o, err):
 				s.observe(ctx, s.resource, "watch", err)
 			}
 			return w, err
