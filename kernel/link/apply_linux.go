@@ -11,7 +11,8 @@ import (
 
 // Apply makes the changes, in their order. It goes on after an error, save with
 // what depends on a link that could not be made, and gives all errors, each with
-// the command that would have done the same. Applying the same operations again
+// the command that would have done the same. A veth that is not there is no error:
+// its pod has ended, and what is wanted on it is passed over (see Missing). Applying the same operations again
 // changes nothing. What is not ours is never touched: where it is in the way, that
 // is an error (ErrNameInUse, ErrRouteInUse).
 func (h *Handle) Apply(ops Ops) error {
@@ -110,23 +111,28 @@ func (a *applier) exists(o LinkObject, err error) error {
 	if lookup != nil {
 		return fmt.Errorf("another VXLAN link has VNI %d on UDP port %d: %w", o.VXLAN.ID, o.VXLAN.Port, err)
 	}
-	if !d.ours() {
-		return fmt.Errorf("%w: link %s of kind %q was not made by podlane: rename or delete it", ErrNameInUse, o.Name, d.Kind)
-	}
-	if d.Kind != o.Kind {
+	if d.ours() && d.Kind != o.Kind {
 		return fmt.Errorf("%w: link %s is a %s", ErrNameInUse, o.Name, d.Kind)
 	}
-	return a.changeLink(LinkObject{Name: o.Name, Link: o.Link, Have: d.Link})
+	return a.changeLink(o)
 }
 
 // changeLink sends what differs only: an address set again flushes the
 // neighbours even where it is the same.
 func (a *applier) changeLink(o LinkObject) error {
-	i, err := a.dev(o.Name)
-	if err != nil {
+	d, err := a.conn.deviceByName(o.Name)
+	if err != nil || !d.ours() {
 		a.failed[o.Name] = true
-		return err
 	}
+	switch {
+	case o.Kind == Veth && errors.Is(err, unix.ENODEV):
+		return nil
+	case err != nil:
+		return err
+	case !d.ours():
+		return fmt.Errorf("%w: link %s of kind %q was not made by podlane: rename or delete it", ErrNameInUse, o.Name, d.Kind)
+	}
+	o.Have = d.Link
 	mtu, mac := 0, MAC{}
 	if o.MTU != o.Have.MTU {
 		mtu = o.MTU
@@ -134,7 +140,7 @@ func (a *applier) changeLink(o LinkObject) error {
 	if o.changesMAC() {
 		mac = o.MAC
 	}
-	return a.conn.request(unix.RTM_NEWLINK, 0, setLink(i, mtu, mac, true))
+	return a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true))
 }
 
 // deleteLink removes a link of ours; one that is gone is no error.

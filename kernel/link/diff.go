@@ -16,13 +16,11 @@ import (
 // It counts on what the kernel does by itself: a link that goes takes all that is
 // on it with it, and a link that changes its MAC loses its neighbours.
 //
-// A veth cannot be made from a State: see Missing. What is wanted on a missing
-// veth is left out.
+// A veth cannot be made from a State (AddPod makes it), so one that have lacks is
+// taken to be there by now, as it is where have is what was applied before the pod
+// came; Apply passes over it if it is not.
 func Diff(have, want State) Ops {
-	d := differ{want: want, gone: map[string]bool{}}
-	for _, dev := range Missing(have, want) {
-		d.gone[dev] = true
-	}
+	d := differ{want: want}
 	remade := d.links(have)
 	d.have = survivors(have, remade, d.newMAC)
 	d.sysctls()
@@ -32,8 +30,8 @@ func Diff(have, want State) Ops {
 }
 
 // Missing gives the veth links that are wanted and not there, sorted: those of
-// pods whose namespace has ended without a word. Only adding the pod again makes
-// them.
+// pods whose namespace has ended without a word, if have was read. Only adding
+// the pod again makes them.
 func Missing(have, want State) []string {
 	var names []string
 	for name, l := range want.Links {
@@ -48,7 +46,6 @@ func Missing(have, want State) []string {
 type differ struct {
 	have, want State
 	ops        Ops
-	gone       map[string]bool // links that are wanted, are not there and cannot be made
 	newMAC     map[string]bool // links whose MAC changes
 	dead       map[string]bool // links that are there and not wanted
 }
@@ -64,13 +61,12 @@ func (d *differ) links(have State) map[string]bool {
 		had, ok := have.Links[name]
 		o := LinkObject{Name: name, Link: want}
 		switch {
-		case d.gone[name]:
 		case !ok:
-			d.op(Add, o)
+			d.op(o.made(), o)
 		case had.Kind != want.Kind || had.VXLAN != want.VXLAN:
 			remade[name] = true
 			d.op(Delete, LinkObject{Name: name, Link: had})
-			d.op(Add, o)
+			d.op(o.made(), o)
 		default:
 			o.Have = had
 			d.newMAC[name] = o.changesMAC()
@@ -80,6 +76,14 @@ func (d *differ) links(have State) map[string]bool {
 		}
 	}
 	return remade
+}
+
+// made is the verb that brings a link about.
+func (l LinkObject) made() Verb {
+	if l.Kind == Veth {
+		return Change
+	}
+	return Add
 }
 
 // survivors gives what is left of have on the links that were not made anew.
@@ -116,7 +120,7 @@ func (d *differ) sysctls() {
 	}
 	for _, path := range sortedKeys(d.want.Sysctls, order) {
 		value := d.want.Sysctls[path]
-		if had, ok := d.have.Sysctls[path]; (!ok || had != value) && !d.gone[sysctlDev(path)] {
+		if had, ok := d.have.Sysctls[path]; !ok || had != value {
 			d.op(Change, SysctlObject{path, value})
 		}
 	}
@@ -155,15 +159,11 @@ func (d *differ) deletions(have State) {
 
 func set[K, V comparable](d *differ, have, want map[K]V, order func(a, b K) int, object func(K, V) Object) {
 	for _, k := range sortedDiff(want, have, order) {
-		o := object(k, want[k])
-		if d.gone[o.dev()] {
-			continue
-		}
 		verb := Add
 		if _, ok := have[k]; ok {
 			verb = Change
 		}
-		d.op(verb, o)
+		d.op(verb, object(k, want[k]))
 	}
 }
 

@@ -3,6 +3,7 @@ package link
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -243,8 +244,7 @@ func TestCheckPod(t *testing.T) {
 	}
 }
 
-// TestDiff_podGone ends a pod's namespace without a word: its pair goes with it,
-// and only its absence is told.
+// TestDiff_podGone ends a pod's namespace without a word: its pair goes with it.
 func TestDiff_podGone(t *testing.T) {
 	h := node(t)
 	pod, socket := addPod(t, h)
@@ -255,9 +255,36 @@ func TestDiff_podGone(t *testing.T) {
 	if m := Missing(have, want); len(m) != 1 || m[0] != "pl1" {
 		t.Errorf("missing: %v", m)
 	}
-	if ops := Diff(have, want); len(ops) != 0 {
-		t.Errorf("operations that cannot succeed:\n%s", ops)
+	if err := h.Apply(Diff(have, want)); err != nil {
+		t.Errorf("a pod that has ended is no error of apply: %v", err)
 	}
+	reach(t, h, NewState())
+}
+
+// TestDiff_fromApplied adds a pod and applies the difference to what was applied
+// before it, as the agent does, which reads back only after a doubt.
+func TestDiff_fromApplied(t *testing.T) {
+	h := node(t)
+	pod := nettest.Make(t)
+	applied := vtep(1)
+	reach(t, h, applied)
+	if err := h.AddPod(podSpec, int(pod), routeSocket(t, pod)); err != nil {
+		t.Fatal(err)
+	}
+	want := vtep(1)
+	p := hostSide()
+	maps.Copy(want.Links, p.Links)
+	maps.Copy(want.Addrs, p.Addrs)
+	maps.Copy(want.Neighs, p.Neighs)
+	maps.Copy(want.Routes, p.Routes)
+	maps.Copy(want.Sysctls, p.Sysctls)
+	if err := h.Apply(Diff(applied, want)); err != nil {
+		t.Fatal(err)
+	}
+	if left := drift(t, h, want); len(left) != 0 {
+		t.Errorf("left:\n%s", left)
+	}
+	talks(t, pod)
 }
 
 // TestApply_repairsPod breaks the host's side of a pod by hand.

@@ -13,8 +13,8 @@ import (
 
 // Watch gives a notice after something of the namespace has changed that a
 // reconciliation may have to put right: a link, an address, a route of ours, or a
-// neighbour or FDB entry on one of our links; changes made through this Handle
-// are not told. Notices coalesce: the channel holds one, however many changes
+// neighbour or FDB entry on one of our links. What Apply has changed is not told,
+// save links: AddPod and DeletePod change those beside it. Notices coalesce: the channel holds one, however many changes
 // there were. The first notice comes at once, since what happened before is not
 // known. The channel is closed when ctx ends.
 func (h *Handle) Watch(ctx context.Context) (<-chan struct{}, error) {
@@ -98,7 +98,8 @@ func (w *watcher) matters(b []byte) bool {
 	any := false
 	for _, m := range msgs {
 		changed := w.message(m)
-		any = any || changed && m.Header.Pid != w.own
+		link := m.Header.Type == unix.RTM_NEWLINK || m.Header.Type == unix.RTM_DELLINK
+		any = any || changed && (link || m.Header.Pid != w.own)
 	}
 	return any
 }

@@ -66,6 +66,21 @@ func TestWatch(t *testing.T) {
 		t.Error("notice of a change made through the handle")
 	}
 	reach(t, h, want)
+	pod := nettest.Make(t)
+	if err := h.AddPod(podSpec, int(pod), routeSocket(t, pod)); err != nil {
+		t.Fatal(err)
+	}
+	if !noticed(notices) {
+		t.Error("no notice of a new pod")
+	}
+	quiet(t, notices, 1100*time.Millisecond)
+	if err := h.DeletePod("pl1"); err != nil {
+		t.Fatal(err)
+	}
+	if !noticed(notices) {
+		t.Error("no notice of a deleted pod")
+	}
+	quiet(t, notices, 1100*time.Millisecond)
 	for _, c := range []string{
 		"ip route del 10.244.1.0/24",
 		"ip -6 route del fd00:244:0:1::/64",
