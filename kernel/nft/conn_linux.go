@@ -152,6 +152,14 @@ func (m message) attributes() []byte {
 	return m.data[4:]
 }
 
+// family is that of an nf_tables message.
+func (m message) family() Family {
+	if len(m.data) == 0 {
+		return 0
+	}
+	return Family(m.data[0])
+}
+
 // answer is the outcome of an error or acknowledgement message.
 type answer struct {
 	errno  syscall.Errno // 0: acknowledged

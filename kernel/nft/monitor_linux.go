@@ -103,7 +103,7 @@ func notice(m message) (e Event, ours bool) {
 	if m.typ>>8 != subsystem || typ == msgNewGen || len(m.data) < 4 {
 		return Event{}, false
 	}
-	e = Event{Table: Table{Family: Family(m.data[0])}, Gone: typ == msgDelTable, Port: m.port}
+	e = Event{Table: Table{Family: m.family()}, Gone: typ == msgDelTable, Port: m.port}
 	each(m.attributes(), func(typ uint16, v []byte) {
 		if typ == 1 {
 			e.Table.Name = cstr(v)

@@ -336,3 +336,51 @@ func TestString_nftTakesIt(t *testing.T) {
 		t.Errorf("over netlink:\n%s\nby nft:\n%s", ours, theirs)
 	}
 }
+
+func TestFlushChain(t *testing.T) {
+	c := dial(t)
+	addTestTable(t, c)
+	there := Chain{Table: testTable, Name: "there"}
+	tx := &Tx{}
+	tx.AddRule(there, Rule{Parts: []Part{Do(Return, "")}, Comment: "one"})
+	tx.AddRule(there, Rule{Parts: []Part{L4Is(6, "tcp"), Do(Drop, "")}, Comment: "two"})
+	commit(t, c, tx)
+	rules, err := c.Rules(testTable)
+	if err != nil || fmt.Sprint(rules) != "[{there one [immediate]} {there two [meta cmp immediate]}]" {
+		t.Errorf("rules %v, %v", rules, err)
+	}
+	tx = &Tx{}
+	tx.FlushChain(there)
+	commit(t, c, tx)
+	if rules, err := c.Rules(testTable); err != nil || len(rules) != 0 {
+		t.Errorf("after the flush: %v, %v", rules, err)
+	}
+	tx = &Tx{}
+	tx.DeleteChain(there)
+	commit(t, c, tx)
+	if chains, err := c.Chains(testTable); err != nil || len(chains) != 0 {
+		t.Errorf("after delete: %v, %v", chains, err)
+	}
+}
+
+// FuzzReceive gives any bytes to all that reads what the kernel sends.
+func FuzzReceive(f *testing.F) {
+	b := &batch{}
+	b.message(0, 0, msgNewSetElem, 0, IPv4, func(a attrs) attrs {
+		a, at := frontends.encodeName(a).begin(elemListElements)
+		e := Element{Key: frontend(1), Data: Concat(nil).Mark(1), Comment: "x", Counter: &Counter{1, 2}}
+		return e.encode(a, &frontends, false).end(at)
+	})
+	f.Add(b.buf)
+	f.Add([]byte{20, 0, 0, 0, 2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4})
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		notices(b, func(Event) {})
+		messages(b, func(m message) bool {
+			m.answer()
+			parseChain(m)
+			parseRule(m)
+			appendElements(nil, m)
+			return true
+		})
+	})
+}

@@ -98,7 +98,7 @@ func (c *Conn) Tables() ([]Table, error) {
 	err := c.dump(msgGetTable, 0, nil, func() { ts = nil }, func(m message) {
 		each(m.attributes(), func(typ uint16, v []byte) {
 			if typ == tableName && strings.HasPrefix(cstr(v), Prefix) {
-				ts = append(ts, Table{Family(m.data[0]), cstr(v)})
+				ts = append(ts, Table{m.family(), cstr(v)})
 			}
 		})
 	})
@@ -123,7 +123,7 @@ func (c *Conn) Chains(t Table) ([]Chain, error) {
 }
 
 func parseChain(m message) Chain {
-	ch := Chain{Table: Table{Family: Family(m.data[0])}}
+	ch := Chain{Table: Table{Family: m.family()}}
 	each(m.attributes(), func(typ uint16, v []byte) {
 		switch typ {
 		case chainTable:

@@ -173,7 +173,7 @@ func TestDiff_costIsThatOfTheChange(t *testing.T) {
 		if _, err := Diff(a, changed(tb, &e), nil, func(tx *nft.Tx) error { txs = append(txs, tx); return nil }); err != nil {
 			t.Fatal(err)
 		}
-		if len(txs) != 1 || strings.Count(txs[0].String(), " element ") != 5 {
+		if len(txs) != 1 || strings.Count(txs[0].String(), " . tcp . 80") != 5 {
 			t.Errorf("%d Services: %v", services, txs)
 		}
 	}

@@ -35,21 +35,23 @@ func (d *differ) write(k cluster.Key) {
 	*f = front{claims: f.claims, comment: w.comment, count: len(next), slots: next}
 }
 
-// slots writes the elements of the slots that differ.
+// slots writes the elements of the slots that differ: first all that go, so that
+// they share a message, then all that come.
 func (d *differ) slots(k cluster.Key, f *front, next []netip.AddrPort) {
 	known := len(f.slots) == f.count
-	for i := range max(f.count, len(next)) {
-		if known && i < f.count && i < len(next) && f.slots[i] == next[i] {
+	same := func(i int) bool { return known && i < f.count && i < len(next) && f.slots[i] == next[i] }
+	endpoints := d.next.rules.Endpoints
+	for i := range f.count {
+		if !same(i) {
+			d.tx.DeleteElements(endpoints, nft.Element{Key: nft.Concat(k.Name).Mark(uint32(i))})
+		}
+	}
+	for i, b := range next {
+		if same(i) {
 			continue
 		}
-		key := nft.Concat(k.Name).Mark(uint32(i))
-		if i < f.count {
-			d.tx.DeleteElements(d.next.rules.Endpoints, nft.Element{Key: key})
-		}
-		if i < len(next) {
-			d.tx.CreateElements(d.next.rules.Endpoints, nft.Element{
-				Key: key, Data: nft.Concat(nil).Addr(next[i].Addr()).Port(next[i].Port())})
-		}
+		d.tx.CreateElements(endpoints, nft.Element{
+			Key: nft.Concat(k.Name).Mark(uint32(i)), Data: nft.Concat(nil).Addr(b.Addr()).Port(b.Port())})
 		if f.comment == "" {
 			d.cut()
 		}

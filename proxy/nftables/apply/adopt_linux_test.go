@@ -354,6 +354,36 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestTooBig changes every endpoint of a Service that one transaction cannot hold:
+// the table is built anew beside, where a Service may take several.
+func TestTooBig(t *testing.T) {
+	nettest.New(t)
+	ap, conn := applier(t)
+	e := func(port uint16) *proxy.Entry {
+		p := proxy.Port{Protocol: cluster.TCP, Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:80")}}
+		for i := range 6000 {
+			p.Backends4 = append(p.Backends4, netip.AddrPortFrom(backend(false, i).Addr(), port))
+		}
+		return &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "big"}, Ports: []proxy.Port{p}}
+	}
+	ap.families[0].commit = func(tx *nft.Tx) error {
+		if tx.Size() > 400<<10 {
+			return nft.ErrTooBig
+		}
+		return conn.Commit(tx)
+	}
+	apply(t, ap, table(e(1)), nil)
+	if err := ap.Apply(table(e(2)), nil); !errors.Is(err, nft.ErrTooBig) {
+		t.Fatalf("got %v", err)
+	}
+	checkWhole(t, conn, "refused")
+	apply(t, ap, table(e(2)), nil)
+	checkWhole(t, conn, "built anew")
+	if name := ap.families[0].applied.Ruleset().Table.Name; name != nftables.Names[1] {
+		t.Errorf("table in force is %s", name)
+	}
+}
+
 // checkWhole checks that in every table in force the number of endpoints that
 // services has is that of the slots.
 func checkWhole(t *testing.T, conn *nft.Conn, when string) {

@@ -1,6 +1,27 @@
 // Package apply brings the tables of proxy/nftables to the kernel: it adopts what
 // is there at the start, commits what changed, and after an error or a change by
 // others finds the way back. It decides nothing about the tables' contents.
+//
+// The agent's loop is:
+//
+//	conn, err := nft.Dial(0)                          // in the node's namespace
+//	monitor, err := nft.NewMonitor(0, conn.PortID())  // its Run in a goroutine sends events
+//	a := apply.New(conn, nft.IPv4, nft.IPv6)
+//	for {
+//		select {
+//		case <-newer:         err = a.Apply(table, pods)
+//		case e := <-events:   if a.Changed(e) { err = a.Apply(table, pods) }
+//		case <-quietForAWhile: err = a.Tidy()
+//		case <-everyFewMinutes: if a.Audit(table, pods); a.Doubtful() { err = a.Apply(table, pods) }
+//		}
+//	} // after an err, Apply again, a little later
+//
+// What becomes of the table:
+//
+//	            not known ──read──▶ fits: adopted, Diff writes what differs
+//	             ▲      │
+//	 an error of │      └─▶ does not fit, or changed by others: Load builds it
+//	   a Commit ─┘          beside under the other name, then swaps
 package apply
 
 import (

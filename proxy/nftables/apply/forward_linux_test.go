@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables"
 )
 
 // TestSources asks through a Service from everywhere, and checks the source that
@@ -186,6 +188,36 @@ func TestChurn(t *testing.T) {
 		t.Logf("%d changes, %d connections", changes, asked.Load())
 		if asked.Load() < 100 || changes < 50 {
 			t.Errorf("too few to mean anything")
+		}
+	})
+}
+
+// TestSlotGone is the moment that a packet may meet between its look-ups: the
+// number of endpoints is still that of before, the last slot has gone.
+func TestSlotGone(t *testing.T) {
+	eachFamily(t, func(t *testing.T, w *world) {
+		ap, conn := applier(t)
+		vip := w.vip(1, 80)
+		backends := []netip.AddrPort{w.server(w.a, 8080), w.server(w.r, 8080)}
+		apply(t, ap, table(w.service("web", vip, backends...)), w.pods())
+		r := nftables.NewRuleset(nft.FamilyOf(w.v6), nftables.Names[0])
+		remove := func(slot uint32) {
+			t.Helper()
+			tx := &nft.Tx{}
+			tx.DeleteElements(r.Endpoints, nft.Element{Key: nft.Concat(nil).Addr(vip.Addr()).Proto(6).Port(80).Mark(slot)})
+			if err := conn.Commit(tx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remove(1)
+		for range 50 {
+			if server, _, err := w.ask(w.b, "tcp", vip); err != nil || server != "a" {
+				t.Fatalf("slot 1 gone: %s, %v", server, err)
+			}
+		}
+		remove(0)
+		if _, err := w.dial(w.b, "tcp", vip); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("no slot: %v", err)
 		}
 	})
 }
