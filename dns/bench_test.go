@@ -57,6 +57,7 @@ func BenchmarkRespond(b *testing.B) {
 // as there are cores.
 func BenchmarkUDP(b *testing.B) {
 	_, addr := testServer(b, Compile(nil, manyServices(10000).Publish(), testConfig()), ServerConfig{})
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		c, err := net.Dial("udp", addr)
 		if err != nil {

@@ -190,7 +190,7 @@ func BenchmarkCompile_one(b *testing.B) {
 		snaps[i] = bd.Publish()
 	}
 	b.ReportAllocs()
-	for i := range b.N {
+	for i := 0; b.Loop(); i++ {
 		z = Compile(z, snaps[i%2], testConfig())
 	}
 }
@@ -199,7 +199,7 @@ func BenchmarkCompile_one(b *testing.B) {
 func BenchmarkCompile_all(b *testing.B) {
 	snap := manyServices(10000).Publish()
 	b.ReportAllocs()
-	for range b.N {
+	for b.Loop() {
 		Compile(nil, snap, testConfig())
 	}
 }
