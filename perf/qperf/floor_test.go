@@ -3,6 +3,7 @@ package qperf
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -12,9 +13,22 @@ import (
 	"github.com/podlane/podlane/perf/stats"
 )
 
+// A floor is one measurement by one engine: its figure, and the CPU seconds that the client's
+// process took for it, which does not depend on what else the machine is doing.
+type floor struct{ figure, cpu float64 }
+
+// cost is CPU time for a byte, or for a message there and back.
+func (f floor) cost(test Test) float64 {
+	if test.Latency() {
+		return f.cpu * f.figure
+	}
+	return f.cpu / f.figure
+}
+
 // BenchmarkFloor compares the engine with the real qperf over loopback, interleaved: in each
 // round (an iteration) both measure once for a second, in random order, client and server
-// processes of their own. The metric is ours / qperf's, the median of the rounds:
+// processes of their own. The metrics are ours / qperf's, the median of the rounds and its
+// 95 % interval, and the same for the client's CPU time:
 //
 //	go test -run '^$' -bench Floor -benchtime 20x ./perf/qperf
 func BenchmarkFloor(b *testing.B) {
@@ -27,11 +41,11 @@ func BenchmarkFloor(b *testing.B) {
 	time.Sleep(200 * time.Millisecond)
 	for _, test := range Tests {
 		b.Run(string(test), func(b *testing.B) {
-			var own, real []float64
+			var own, real []floor
 			for b.Loop() {
 				measure := []func(){
-					func() { own = append(own, ownFigure(b, ours, test)) },
-					func() { real = append(real, realFigure(b, theirs, test)) },
+					func() { own = append(own, ownFloor(b, ours, test)) },
+					func() { real = append(real, realFloor(b, theirs, test)) },
 				}
 				for _, i := range rand.Perm(2) {
 					measure[i]()
@@ -42,15 +56,24 @@ func BenchmarkFloor(b *testing.B) {
 	}
 }
 
-func report(b *testing.B, own, real []float64, test Test) {
-	r, err := stats.Paired(own, real, 0.95)
-	if err != nil && len(own) > 1 {
-		b.Fatal(err)
+func report(b *testing.B, own, real []floor, test Test) {
+	column := func(fs []floor, of func(floor) float64) (xs []float64) {
+		for _, f := range fs {
+			xs = append(xs, of(f))
+		}
+		return xs
 	}
-	b.ReportMetric(r.Median, "ours/qperf")
-	b.ReportMetric(r.Low, "low")
-	b.ReportMetric(r.High, "high")
-	b.Logf("%s: ours %s, qperf %s", test, test.Format(stats.Median(own)), test.Format(stats.Median(real)))
+	figure := func(f floor) float64 { return f.figure }
+	cost := func(f floor) float64 { return f.cost(test) }
+	r, err := stats.Paired(column(own, figure), column(real, figure), 0.95)
+	c, errCost := stats.Paired(column(own, cost), column(real, cost), 0.95)
+	if len(own) > 1 && (err != nil || errCost != nil) {
+		b.Fatal(err, errCost)
+	}
+	for name, v := range map[string]float64{"ratio": r.Median, "low": r.Low, "high": r.High, "cpu-ratio": c.Median, "cpu-low": c.Low, "cpu-high": c.High} {
+		b.ReportMetric(v, name)
+	}
+	b.Logf("%s: ours %s, qperf %s", test, test.Format(stats.Median(column(own, figure))), test.Format(stats.Median(column(real, figure))))
 }
 
 func floorArgs(port int, test Test) []string {
@@ -61,21 +84,31 @@ func floorArgs(port int, test Test) []string {
 	return []string{"127.0.0.1", "-lp", strconv.Itoa(port), "-t", "1", "-m", strconv.Itoa(size), "-uu", "-e", "9", string(test)}
 }
 
-func ownFigure(b *testing.B, port int, test Test) float64 {
-	r := &Result{}
-	if err := json.Unmarshal([]byte(ourClient(b, append([]string{"--json"}, floorArgs(port, test)...)...)), r); err != nil {
-		b.Fatal(err)
+// timed runs a client and gives its output and its CPU seconds.
+func timed(b *testing.B, name string, args ...string) (string, float64) {
+	cmd := exec.Command(name, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Fatalf("%s: %v\n%s", name, err, out)
 	}
-	return r.Value()
+	return strings.TrimSpace(string(out)), (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 }
 
-// realFigure reads the last figure of the real client's output: recv_bw, bw or latency, in base units.
-func realFigure(b *testing.B, port int, test Test) float64 {
-	out, err := exec.Command("qperf", floorArgs(port, test)...).CombinedOutput()
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	fields := strings.Fields(lines[len(lines)-1])
-	if err != nil || len(fields) < 4 {
-		b.Fatalf("qperf: %v\n%s", err, out)
+func ownFloor(b *testing.B, port int, test Test) floor {
+	out, cpu := timed(b, os.Args[0], append([]string{"perf", "client", "--json"}, floorArgs(port, test)...)...)
+	r := &Result{}
+	if err := json.Unmarshal([]byte(out), r); err != nil {
+		b.Fatal(err)
+	}
+	return floor{r.Value(), cpu}
+}
+
+// realFloor reads the last figure of the real client's output: recv_bw, bw or latency, in base units.
+func realFloor(b *testing.B, port int, test Test) floor {
+	out, cpu := timed(b, "qperf", floorArgs(port, test)...)
+	fields := strings.Fields(out[strings.LastIndex(out, "\n")+1:])
+	if len(fields) < 4 {
+		b.Fatalf("qperf: %s", out)
 	}
 	v, err := strconv.ParseFloat(fields[2], 64)
 	if err != nil {
@@ -84,5 +117,5 @@ func realFigure(b *testing.B, port int, test Test) float64 {
 	if fields[3] == "ns" {
 		v /= 1e9
 	}
-	return v
+	return floor{v, cpu}
 }
