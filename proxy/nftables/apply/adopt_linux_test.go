@@ -433,6 +433,9 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if v := nettest.Run(t, "nft", "--version"); !strings.Contains(v, "v1.0.6 ") {
+		t.Skipf("nft lists the rules, but the golden is of nft 1.0.6 and this is %s", v)
+	}
 	if got != string(want) {
 		t.Errorf("nft list ruleset is not as before (-update writes it):\n%s", got)
 	}

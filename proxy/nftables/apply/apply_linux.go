@@ -18,10 +18,10 @@
 //
 // What becomes of the table:
 //
-//	            not known ──read──▶ fits: adopted, Diff writes what differs
-//	             ▲      │
-//	 an error of │      └─▶ does not fit, or changed by others: Load builds it
-//	   a Commit ─┘          beside under the other name, then swaps
+//	           not known ──read──▶ fits: adopted, Diff writes what differs
+//	            ▲      │
+//	an error of │      └─▶ does not fit, or changed by others: Load builds it
+//	  a Commit ─┘          beside under the other name, then swaps
 package apply
 
 import (
