@@ -76,10 +76,15 @@ func survey(in Input) members {
 type surveyor struct {
 	problems []cluster.Problem
 	lengths  map[bool][]int               // prefix lengths that occur, by family (true: IPv6)
-	hosts    map[netip.Prefix]string      // every prefix of such a length around a node's address → the address's owner
+	hosts    map[netip.Prefix]host        // every prefix of such a length around a node's address → the address's owner
 	taken    map[netip.Prefix]cidrOwner   // pod CIDRs in use
 	around   map[netip.Prefix]cidrOwner   // shorter prefixes around those
 	addrs    map[netip.Addr]*cluster.Node // node addresses in use
+}
+
+type host struct {
+	addr  netip.Addr
+	owner string
 }
 
 type cidrOwner struct {
@@ -89,7 +94,7 @@ type cidrOwner struct {
 
 func newSurveyor(nodes []*cluster.Node, ownAddrs []netip.Prefix) *surveyor {
 	s := &surveyor{
-		lengths: map[bool][]int{}, hosts: map[netip.Prefix]string{}, addrs: map[netip.Addr]*cluster.Node{},
+		lengths: map[bool][]int{}, hosts: map[netip.Prefix]host{}, addrs: map[netip.Addr]*cluster.Node{},
 		taken: map[netip.Prefix]cidrOwner{}, around: map[netip.Prefix]cidrOwner{},
 	}
 	for _, n := range nodes {
@@ -112,7 +117,7 @@ func newSurveyor(nodes []*cluster.Node, ownAddrs []netip.Prefix) *surveyor {
 
 func (s *surveyor) host(a netip.Addr, owner string) {
 	for _, p := range s.containing(a) {
-		s.hosts[p] = fmt.Sprintf("the address %s of %s", a, owner)
+		s.hosts[p] = host{a, owner}
 	}
 }
 
@@ -149,8 +154,8 @@ func (s *surveyor) clash(c netip.Prefix) string {
 	if !Gateway(c).IsValid() {
 		return "has no room for a gateway and a pod"
 	}
-	if host, is := s.hosts[c]; is {
-		return "contains " + host
+	if h, is := s.hosts[c]; is {
+		return fmt.Sprintf("contains the address %s of %s", h.addr, h.owner)
 	}
 	if o, is := s.around[c]; is {
 		return fmt.Sprintf("overlaps %s of node %s", o.cidr, o.node)

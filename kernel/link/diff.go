@@ -69,7 +69,9 @@ func (d *differ) links(have State) map[string]bool {
 			d.op(o.made(), o)
 		default:
 			o.Have = had
-			d.newMAC[name] = o.changesMAC()
+			if o.changesMAC() {
+				d.newMAC[name] = true
+			}
 			if d.newMAC[name] || had.MTU != want.MTU || had.Down {
 				d.op(Change, o)
 			}
@@ -88,19 +90,15 @@ func (l LinkObject) made() Verb {
 
 // survivors gives what is left of have on the links that were not made anew.
 func survivors(have State, remade, newMAC map[string]bool) State {
+	if len(remade) == 0 && len(newMAC) == 0 {
+		return have
+	}
 	s := NewState()
-	s.Sysctls = have.Sysctls
 	keep(s.Addrs, have.Addrs, func(a Addr, _ struct{}) bool { return !remade[a.Dev] })
 	keep(s.Neighs, have.Neighs, func(n NeighKey, _ MAC) bool { return !remade[n.Dev] && !newMAC[n.Dev] })
 	keep(s.FDB, have.FDB, func(f FDBKey, _ netip.Addr) bool { return !remade[f.Dev] })
 	keep(s.Routes, have.Routes, func(_ RouteKey, r Route) bool { return !remade[r.Dev] })
-	for path := range have.Sysctls {
-		if remade[sysctlDev(path)] {
-			s.Sysctls = maps.Clone(have.Sysctls)
-			maps.DeleteFunc(s.Sysctls, func(p, _ string) bool { return remade[sysctlDev(p)] })
-			break
-		}
-	}
+	keep(s.Sysctls, have.Sysctls, func(path, _ string) bool { return !remade[sysctlDev(path)] })
 	return s
 }
 
