@@ -264,27 +264,32 @@ func Down(ctx context.Context, name string) error {
 // Down ends the lab and removes its folder. It comes back when all of it is
 // gone.
 func (c *Client) Down(ctx context.Context) error {
-	ask, cancel := context.WithTimeout(ctx, 10*time.Second)
-	_, askErr := c.ask(ask, request{Verb: "down"}, nil)
-	cancel()
-	wait := 10 * time.Second
-	if askErr != nil {
-		wait = 0
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		lock, err := lockDir(c.dir)
+		switch {
+		case err == nil:
+			defer lock.Close()
+			return removeDir(c.dir)
+		case errors.Is(err, fs.ErrNotExist): // the holder has removed it
+			_ = removeDir(c.dir)
+			return nil
+		case !errors.Is(err, errLocked) || time.Now().After(end):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		c.end(ctx)
 	}
-	lock, err := waitUnlocked(c.dir, wait)
-	if errors.Is(err, errLocked) {
+}
+
+// end asks the holder to end, and ends it where it does not answer; one that is
+// only starting may be found neither way yet.
+func (c *Client) end(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := c.ask(ctx, request{Verb: "down"}, nil); err != nil {
 		killHolder(c.dir)
-		lock, err = waitUnlocked(c.dir, 10*time.Second)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		_ = removeDir(c.dir)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	return removeDir(c.dir)
 }
 
 // LogFile gives the file with the log of a pod, of "node/NAME" (its agent) or of

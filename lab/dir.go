@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,16 +87,6 @@ func lockDir(dir string) (*os.File, error) {
 		err = errLocked
 	}
 	return nil, fmt.Errorf("%s: %w", dir, err)
-}
-
-// waitUnlocked is lockDir that waits for the lab's end.
-func waitUnlocked(dir string, limit time.Duration) (*os.File, error) {
-	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
-		f, err := lockDir(dir)
-		if !errors.Is(err, errLocked) || time.Now().After(end) {
-			return f, err
-		}
-	}
 }
 
 func emptyDir(dir string) error {

@@ -62,7 +62,10 @@ func Hold(dir string, stdin io.Reader) error {
 		_, _ = fmt.Fprintln(ready, err)
 		return err
 	}
-	_, _ = fmt.Fprintln(ready, "ready")
+	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
+		h.shutdown()
+		return fmt.Errorf("the front that started this lab has gone: %w", err)
+	}
 	_ = ready.Close()
 	h.run(listener)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/cluster/file"
+	"github.com/podlane/podlane/overlay"
 )
 
 // Options say what a lab is made of. The zero value is a lab of two nodes.
@@ -50,7 +52,10 @@ func (o *Options) fill() error {
 		return fmt.Errorf("%d nodes: a lab has 1 to 200", o.Nodes)
 	}
 	if o.Overlay == "" {
-		o.Overlay = "auto"
+		o.Overlay = string(overlay.Auto)
+	}
+	if modes := []overlay.Mode{overlay.Auto, overlay.VXLAN, overlay.Direct}; !slices.Contains(modes, overlay.Mode(o.Overlay)) {
+		return fmt.Errorf("overlay %q: want auto, vxlan or direct", o.Overlay)
 	}
 	if o.Families == "" {
 		o.Families = "dual"
@@ -77,11 +82,28 @@ func (o *Options) fill() error {
 	return nil
 }
 
-// Problem lines of objects that Up could not use are in this error, which Up
-// gives beside the Client: the rest of the lab is up.
+// ProblemsError has lines that each name an object that cannot be used as it is,
+// or something else that went wrong beside what was done.
 type ProblemsError struct{ Lines []string }
 
+// Error gives the lines so that each is one of podlane's when printed after
+// "podlane: ".
 func (e *ProblemsError) Error() string { return strings.Join(e.Lines, "\npodlane: ") }
+
+// JoinLines makes one error of several, with a line for each, or nil.
+func JoinLines(errs ...error) error {
+	var kept []error
+	var lines []string
+	for _, err := range errs {
+		if err != nil {
+			kept, lines = append(kept, err), append(lines, err.Error())
+		}
+	}
+	if len(kept) < 2 {
+		return errors.Join(kept...)
+	}
+	return &ProblemsError{lines}
+}
 
 // Up starts a lab and waits until all in it is Ready. With an error it gives the
 // Client too where the lab is up all the same: when something is not Ready in
@@ -102,13 +124,16 @@ func Up(ctx context.Context, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close() // the holder has it
-	c := &Client{dir}
 	opts.Progress("starting the lab in " + dir)
-	if err := startHolder(ctx, dir, lock, opts); err != nil {
+	err = startHolder(ctx, dir, lock, opts)
+	if err != nil {
 		_ = removeDir(dir)
+	}
+	_ = lock.Close() // the holder has it
+	if err != nil {
 		return nil, err
 	}
+	c := &Client{dir}
 	return c, c.firstWait(ctx, opts)
 }
 

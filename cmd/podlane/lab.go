@@ -64,7 +64,7 @@ func newLabUp(name *string) *cobra.Command {
 			}
 			opts.Name, opts.Objects, opts.Progress = *name, objects, progress(cmd.ErrOrStderr())
 			client, err := lab.Up(cmd.Context(), opts)
-			return reportUp(cmd, client, errors.Join(unread, err))
+			return reportUp(cmd, client, lab.JoinLines(unread, err))
 		},
 	}
 	f := cmd.Flags()
@@ -92,7 +92,7 @@ func reportUp(cmd *cobra.Command, client *lab.Client, err error) error {
 	}
 	st, stErr := client.Status(context.WithoutCancel(cmd.Context()))
 	if stErr != nil {
-		return errors.Join(err, stErr)
+		return lab.JoinLines(err, stErr)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "lab %s is up: %d nodes, %d pods (podlane lab status, exec, apply, down)\n", st.Name, len(st.Nodes), len(st.Pods))
 	return err
@@ -116,7 +116,7 @@ func readManifests(cmd *cobra.Command, paths []string) (all *file.Objects, unrea
 		}
 		for _, p := range problems {
 			if p.Kind == "File" {
-				unread = errors.Join(unread, &lineError{p.String()})
+				unread = lab.JoinLines(unread, &lineError{p.String()})
 			} else {
 				fmt.Fprintln(cmd.ErrOrStderr(), "podlane:", p)
 			}
@@ -267,13 +267,13 @@ func newLabApply(name *string) *cobra.Command {
 				return err
 			}
 			if len(problems) > 0 {
-				unread = errors.Join(unread, &lab.ProblemsError{Lines: problems})
+				unread = lab.JoinLines(unread, &lab.ProblemsError{Lines: problems})
 			}
 			late := fmt.Errorf("not all is ready after %v", timeout)
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, late)
 			defer cancel()
 			_, err = client.Wait(ctx, progress(cmd.ErrOrStderr()))
-			return errors.Join(unread, err)
+			return lab.JoinLines(unread, err)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait until all is Ready")
@@ -293,7 +293,7 @@ func newLabDelete(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(unread, client.Delete(cmd.Context(), objects))
+			return lab.JoinLines(unread, client.Delete(cmd.Context(), objects))
 		},
 	}
 	filesFlag(cmd, &files)
@@ -376,7 +376,7 @@ func newLabDown(name *string) *cobra.Command {
 			}
 			names, err := lab.Names()
 			for _, n := range names {
-				err = errors.Join(err, lab.Down(cmd.Context(), n))
+				err = lab.JoinLines(err, lab.Down(cmd.Context(), n))
 			}
 			return err
 		},

@@ -14,6 +14,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -185,7 +186,14 @@ func (a *admission) freeNet(of netip.Prefix, who string) string {
 
 func (a *admission) takeService(s *corev1.Service) []cluster.Problem {
 	svc := convert.Service(s)
-	ps := slices.Clone(svc.Problems)
+	var ps []cluster.Problem
+	for _, p := range svc.Problems {
+		if strings.HasPrefix(p.Field, "spec.clusterIP") {
+			ps = append(ps, p)
+		} else {
+			a.problems = append(a.problems, p)
+		}
+	}
 	for _, ip := range svc.ClusterIPs {
 		if !slices.ContainsFunc(a.Config, func(f Family) bool { return f.Services.Contains(ip) }) {
 			ps = append(ps, refused("Service", svc.Key, "spec.clusterIPs", "%s is not in the cluster's Service CIDRs", ip))
