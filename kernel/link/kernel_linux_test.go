@@ -110,6 +110,11 @@ func TestApply_readBack(t *testing.T) {
 	}
 	reach(t, h, want)
 	reach(t, h, vtep(2))
+	moved := vtep() // a peer's pod CIDRs become our own
+	moved.Routes[RouteKey{pfx("10.244.2.0/24")}] = Route{Unreachable: true}
+	moved.Routes[RouteKey{pfx("fd00:244:0:2::/64")}] = Route{Unreachable: true}
+	reach(t, h, moved)
+	reach(t, h, vtep(2))
 	reach(t, h, NewState())
 }
 
