@@ -16,64 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say what to measure. The zero value of each means its default.
-type Options struct {
-	Server   string        // host name or address
-	Port     int           // control port; DefaultPort
-	DataPort int           // 0 = the server picks
-	MsgSize  int           // bytes; 0 = the test's own, for udp_bw what fits the way
-	Time     time.Duration // DefaultTime; parts of a second only between two of our own kind
-	Timeout  time.Duration // of each step of the control connection; DefaultTimeout, whole seconds on the wire
-	Wait     time.Duration // for the server to be there; DefaultTimeout, negative = one attempt
-	SockBuf  int           // bytes, of the server's socket; 0 = as it is
-	Warmup   time.Duration // traffic before the clock; needs a server of our own kind
-	Plain    bool          // be exactly qperf: no extension, 32 KiB datagrams
-}
-
-// ErrPlainServer is a server without the extension that was asked for part of a second.
-var ErrPlainServer = errors.New("the server speaks plain qperf: it measures whole seconds only, from 1 s")
-
-func (o Options) withDefaults() Options {
-	def := func(d *time.Duration, to time.Duration) {
-		if *d == 0 {
-			*d = to
-		}
-	}
-	def(&o.Time, DefaultTime)
-	def(&o.Timeout, DefaultTimeout)
-	def(&o.Wait, DefaultTimeout)
-	if o.Port == 0 {
-		o.Port = DefaultPort
-	}
-	return o
-}
-
-func (o Options) check(t Test) error {
-	_, known := testIndex[t]
-	switch {
-	case !known:
-		return fmt.Errorf("test %q: no such test", t)
-	case o.Server == "":
-		return errors.New("no server given")
-	case o.Port < 1 || o.Port > 65535:
-		return fmt.Errorf("control port %d: not from 1 to 65535", o.Port)
-	case o.DataPort < 0 || o.DataPort > 65535:
-		return fmt.Errorf("data port %d: not from 0 to 65535", o.DataPort)
-	case o.Time < tick || o.Time > maxTest:
-		return fmt.Errorf("time %s: not from %s to %s", o.Time, tick, maxTest)
-	case o.Plain && (o.Time < time.Second || o.Warmup > 0):
-		return ErrPlainServer
-	case o.Warmup < 0 || o.Warmup > maxTest:
-		return fmt.Errorf("warm-up %s: not from 0 to %s", o.Warmup, maxTest)
-	case o.SockBuf < 0 || o.SockBuf > maxStream:
-		return fmt.Errorf("sock_buf_size %d: not from 0 to %d", o.SockBuf, maxStream)
-	}
-	if o.MsgSize != 0 {
-		return t.checkSize(o.MsgSize)
-	}
-	return nil
-}
-
 // Run runs one test. It gives an error when the test did not take place as asked; what was
 // lost on the way is part of the result.
 func Run(ctx context.Context, test Test, o Options) (*Result, error) {
