@@ -16,6 +16,7 @@ type Builder struct {
 	pods       map[Key]*Pod
 	services   map[Key]*Service
 	slices     map[Key]*EndpointSlice
+	cidrs      map[Key]*ServiceCIDR
 	// endpoints has all slices, the pending changes included, of the Services some
 	// slice of which was set or deleted.
 	endpoints map[Key]map[Key]*EndpointSlice
@@ -30,7 +31,7 @@ func NewBuilder() *Builder {
 
 func (b *Builder) clear() {
 	b.nodes, b.namespaces, b.pods = map[Key]*Node{}, map[Key]*Namespace{}, map[Key]*Pod{}
-	b.services, b.slices = map[Key]*Service{}, map[Key]*EndpointSlice{}
+	b.services, b.slices, b.cidrs = map[Key]*Service{}, map[Key]*EndpointSlice{}, map[Key]*ServiceCIDR{}
 	b.endpoints = map[Key]map[Key]*EndpointSlice{}
 }
 
@@ -61,6 +62,14 @@ func (b *Builder) SetService(s *Service) { put(b.last.Services, b.services, s.Ke
 // DeleteService removes a Service. Its slices stay until they are deleted
 // themselves.
 func (b *Builder) DeleteService(k Key) { put(b.last.Services, b.services, k, nil) }
+
+// SetServiceCIDR adds or replaces a range of cluster IPs.
+func (b *Builder) SetServiceCIDR(c *ServiceCIDR) { put(b.last.ServiceCIDRs, b.cidrs, c.Key, c) }
+
+// DeleteServiceCIDR removes a range of cluster IPs.
+func (b *Builder) DeleteServiceCIDR(name string) {
+	put(b.last.ServiceCIDRs, b.cidrs, Key{Name: name}, nil)
+}
 
 // SetSlice adds or replaces an endpoint slice.
 func (b *Builder) SetSlice(s *EndpointSlice) { b.putSlice(s.Key, s) }
@@ -117,7 +126,7 @@ func (b *Builder) slicesOf(s *EndpointSlice) map[Key]*EndpointSlice {
 
 // Pending says whether Publish would give something else than the last time.
 func (b *Builder) Pending() bool {
-	return len(b.nodes)+len(b.namespaces)+len(b.pods)+len(b.services)+len(b.slices) > 0
+	return len(b.nodes)+len(b.namespaces)+len(b.pods)+len(b.services)+len(b.slices)+len(b.cidrs) > 0
 }
 
 // Publish gives the Snapshot of all that was set so far. Without a change since
@@ -130,6 +139,8 @@ func (b *Builder) Publish() *Snapshot {
 		Services:   b.last.Services.With(b.services),
 		Slices:     b.last.Slices.With(b.slices),
 		Endpoints:  b.last.Endpoints.With(b.changedEndpoints()),
+
+		ServiceCIDRs: b.last.ServiceCIDRs.With(b.cidrs),
 	}
 	b.last = *next
 	b.clear()

@@ -1,6 +1,9 @@
 package cluster
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Protocol is an IP protocol number.
 type Protocol uint8
@@ -95,7 +98,25 @@ type Service struct {
 	ExternalName             string
 	PublishNotReadyAddresses bool
 	Ports                    []ServicePort
-	Problems                 []Problem
+	// ExternalIPs are spec.externalIPs, of both families.
+	ExternalIPs []netip.Addr
+	// LoadBalancerIPs are the addresses of status.loadBalancer.ingress whose ipMode
+	// is VIP: those that arrive at nodes as they are.
+	LoadBalancerIPs []netip.Addr
+	// SourceRanges are spec.loadBalancerSourceRanges, masked.
+	SourceRanges []netip.Prefix
+	// InternalLocal and ExternalLocal say that the traffic policy of that kind is
+	// Local. ExternalLocal is only of Services that have an external side.
+	InternalLocal, ExternalLocal bool
+	// HealthCheckNodePort is of LoadBalancer Services with ExternalLocal; else 0.
+	HealthCheckNodePort uint16
+	// Affinity is how long a client stays at its endpoint after its last new
+	// connection (sessionAffinity ClientIP); 0 is no affinity.
+	Affinity time.Duration
+	// CountEndpoints is the annotation podlane.dev/count-endpoints="true": count new
+	// connections of each endpoint, not only of each port.
+	CountEndpoints bool
+	Problems       []Problem
 }
 
 // ServicePort is one port of a Service.
@@ -142,6 +163,13 @@ type Endpoint struct {
 	// ZoneHints and NodeHints are the topology hints of the slice's controller.
 	ZoneHints []string
 	NodeHints []string
+}
+
+// ServiceCIDR is a range that cluster IPs are allocated from.
+type ServiceCIDR struct {
+	Key
+	CIDRs    []netip.Prefix // masked
+	Problems []Problem
 }
 
 // ServiceSlices are the slices of one Service, sorted by name.

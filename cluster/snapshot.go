@@ -16,6 +16,8 @@ type Snapshot struct {
 	Pods       Map[Pod]
 	Services   Map[Service]
 	Slices     Map[EndpointSlice]
+	// ServiceCIDRs are by name. There may be none, where nobody told.
+	ServiceCIDRs Map[ServiceCIDR]
 	// Endpoints has the slices of each Service, by the Service's key, sorted by
 	// the slices' names. It is derived from Slices.
 	Endpoints Map[ServiceSlices]
@@ -52,6 +54,9 @@ func (s *Snapshot) Problems() []Problem {
 		ps = append(ps, o.Problems...)
 	}
 	for _, o := range s.Slices.All() {
+		ps = append(ps, o.Problems...)
+	}
+	for _, o := range s.ServiceCIDRs.All() {
 		ps = append(ps, o.Problems...)
 	}
 	return ps

@@ -4,11 +4,13 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -150,6 +152,36 @@ spec:
 			cluster.Service{Key: web, Type: cluster.ClusterIP, Ports: []cluster.ServicePort{
 				{Name: "a", Protocol: cluster.TCP, Port: 53}, {Name: "b", Protocol: cluster.UDP, Port: 53}, {Name: "h", Protocol: cluster.SCTP, Port: 65535}}},
 			[]string{"spec.ports[2].port", "spec.ports[3].name", "spec.ports[4].port", "spec.ports[5].port", "spec.ports[6].protocol", "spec.ports[7].name", "spec.ports[8].nodePort"}},
+		{"the outside", `
+metadata: {namespace: d, name: web, annotations: {podlane.dev/count-endpoints: "true"}}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.0.0.1
+  ports: [{port: 80, nodePort: 30080}]
+  externalIPs: [203.0.113.007, "2001:db8::7", 203.0.113.7, 127.0.0.1, x]
+  loadBalancerSourceRanges: [" 203.0.113.000/025 ", "2001:db8::/32", nonsense]
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: Local
+  healthCheckNodePort: 32000
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: Proxy}, {ip: 192.0.2.3, ipMode: VIP}, {hostname: lb.example}]}}`,
+			cluster.Service{Key: web, Type: cluster.LoadBalancer, ClusterIPs: addrs("10.0.0.1"),
+				Ports:           []cluster.ServicePort{{Protocol: cluster.TCP, Port: 80, NodePort: 30080}},
+				ExternalIPs:     addrs("203.0.113.7", "2001:db8::7"),
+				LoadBalancerIPs: addrs("192.0.2.1", "192.0.2.3"),
+				SourceRanges:    []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25"), netip.MustParsePrefix("2001:db8::/32")},
+				InternalLocal:   true, ExternalLocal: true, HealthCheckNodePort: 32000, Affinity: time.Minute, CountEndpoints: true},
+			[]string{"spec.externalIPs[3]", "spec.externalIPs[4]", "spec.loadBalancerSourceRanges[2]"}},
+		{"an external policy without an outside; affinity's default", `
+metadata: {namespace: d, name: web}
+spec: {clusterIP: 10.0.0.1, externalTrafficPolicy: Local, healthCheckNodePort: 32000, sessionAffinity: ClientIP, ports: [{port: 80}]}`,
+			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 3 * time.Hour}, nil},
+		{"affinity out of bounds", `
+metadata: {namespace: d, name: web}
+spec: {clusterIP: 10.0.0.1, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 90000}}, ports: [{port: 80}]}`,
+			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 24 * time.Hour},
+			[]string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := Service(read[corev1.Service](t, test.text))
@@ -226,6 +258,12 @@ func TestEndpointSlice_notUsed(t *testing.T) {
 			t.Errorf("%s: got %v", name, got)
 		}
 	}
+}
+
+func TestServiceCIDR(t *testing.T) {
+	got := ServiceCIDR(read[networkingv1.ServiceCIDR](t, `{metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.7/12, "fd00::/108", x]}}`))
+	check(t, cluster.ServiceCIDR{Key: cluster.Key{Name: "kubernetes"}, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00::/108")}},
+		*got, got.Problems, []string{"spec.cidrs[2]"}, "ServiceCIDR", got.Key)
 }
 
 func TestPod(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/podlane/podlane/cluster"
 )
@@ -51,6 +52,19 @@ func podCIDRs(p *problems, n *corev1.Node) []netip.Prefix {
 // Namespace converts a namespace.
 func Namespace(n *corev1.Namespace) *cluster.Namespace {
 	return &cluster.Namespace{Key: cluster.Key{Name: intern(n.Name)}}
+}
+
+// ServiceCIDR converts a range of cluster IPs.
+func ServiceCIDR(c *networkingv1.ServiceCIDR) *cluster.ServiceCIDR {
+	p := problems{kind: "ServiceCIDR", key: cluster.Key{Name: c.Name}}
+	out := &cluster.ServiceCIDR{Key: p.key}
+	for i, s := range c.Spec.CIDRs {
+		if cidr, ok := p.prefix(fmt.Sprintf("spec.cidrs[%d]", i), s); ok {
+			out.CIDRs = append(out.CIDRs, cidr)
+		}
+	}
+	out.Problems = p.list
+	return out
 }
 
 // Pod converts a pod, or gives nil for one that no node has yet.

@@ -3,6 +3,9 @@ package convert
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -11,6 +14,9 @@ import (
 
 // proxyNameLabel gives a Service to another service proxy.
 const proxyNameLabel = "service.kubernetes.io/service-proxy-name"
+
+// countAnnotation asks for counters of each endpoint of a Service.
+const countAnnotation = "podlane.dev/count-endpoints"
 
 // Service converts a Service. A Service without a cluster IP (not yet allocated)
 // has none; that is no Problem. The cluster IP that a Service of type
@@ -33,7 +39,76 @@ func Service(s *corev1.Service) *cluster.Service {
 		out.ClusterIPs, out.Headless = clusterIPs(&p, s)
 	}
 	out.Ports = servicePorts(&p, s)
+	out.ExternalIPs = external(&p, indexed("spec.externalIPs[%d]"), s.Spec.ExternalIPs)
+	out.LoadBalancerIPs = loadBalancerIPs(&p, s)
+	out.SourceRanges = sourceRanges(&p, s)
+	policies(&p, s, out)
+	out.CountEndpoints = s.Annotations[countAnnotation] == "true"
 	out.Problems = p.list
+	return out
+}
+
+// policies converts what decides over the choice of endpoints.
+func policies(p *problems, s *corev1.Service, out *cluster.Service) {
+	out.InternalLocal = value(s.Spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal
+	hasOutside := out.Type == cluster.LoadBalancer || out.Type == cluster.NodePort ||
+		out.Type == cluster.ClusterIP && len(s.Spec.ExternalIPs) > 0
+	out.ExternalLocal = hasOutside && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if n := s.Spec.HealthCheckNodePort; out.Type == cluster.LoadBalancer && out.ExternalLocal && n != 0 {
+		out.HealthCheckNodePort, _ = p.port("spec.healthCheckNodePort", n)
+	}
+	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return
+	}
+	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	if seconds < 1 || seconds > 86400 {
+		p.add("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not between 1 and 86400: %d is taken", seconds, min(max(seconds, 1), 86400))
+		seconds = min(max(seconds, 1), 86400)
+	}
+	out.Affinity = time.Duration(seconds) * time.Second
+}
+
+// external takes each address once. One that could lead a node's own traffic
+// astray is refused.
+func external(p *problems, field func(int) string, of []string) []netip.Addr {
+	var out []netip.Addr
+	for i, s := range of {
+		a, ok := p.addr(field(i), s)
+		switch {
+		case !ok || slices.Contains(out, a):
+		case a.IsUnspecified() || a.IsLoopback() || a.IsMulticast():
+			p.add(field(i), "%s is an unspecified, loopback or multicast address: it is left out", a)
+		default:
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// loadBalancerIPs leaves out host names and what is in ipMode Proxy: such traffic
+// has to go to the load balancer itself.
+func loadBalancerIPs(p *problems, s *corev1.Service) []netip.Addr {
+	var ips []string
+	var at []int
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
+			ips, at = append(ips, in.IP), append(at, i)
+		}
+	}
+	return external(p, func(i int) string { return fmt.Sprintf("status.loadBalancer.ingress[%d].ip", at[i]) }, ips)
+}
+
+// sourceRanges takes ranges with blanks around them, as the API does.
+func sourceRanges(p *problems, s *corev1.Service) []netip.Prefix {
+	var out []netip.Prefix
+	for i, r := range s.Spec.LoadBalancerSourceRanges {
+		if c, ok := p.prefix(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), strings.TrimSpace(r)); ok && !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
 	return out
 }
 
