@@ -146,50 +146,63 @@ func TestEstablished(t *testing.T) {
 	})
 }
 
-// TestChurn makes connections all the time while endpoints come and go and the
-// table is swapped; all of them must be answered. One endpoint is there always.
+// TestChurn makes connections all the time while endpoints come and go; all of
+// them must be answered. One endpoint is there always.
 func TestChurn(t *testing.T) {
 	eachFamily(t, func(t *testing.T, w *world) {
-		ap, _ := applier(t)
-		vip := w.vip(1, 80)
-		all := []netip.AddrPort{w.server(w.a, 8080), w.server(w.a, 8081), w.server(w.a, 8082), w.server(w.r, 8080), w.server(w.r, 8081), w.server(w.r, 8082)}
-		tb := table(w.service("web", vip, all...))
-		apply(t, ap, tb, w.pods())
-		var stop atomic.Bool
-		var asked, failed atomic.Int64
-		client := make(chan struct{})
-		go func() {
-			defer close(client)
-			lockInto(w.b.ns)
-			for !stop.Load() {
-				_, _, err := askHere("tcp", vip)
-				asked.Add(1)
-				if err != nil {
-					failed.Add(1)
-					t.Errorf("after %d connections: %v", asked.Load(), err)
-					return
-				}
-			}
-		}()
-		end := time.Now().Add(3 * time.Second)
-		changes := 0
-		for ; time.Now().Before(end) && failed.Load() == 0; changes++ {
-			n := 1 + changes*7%len(all)
-			tb = with(tb, w.service("web", vip, all[len(all)-n:]...))
-			if changes%50 == 49 {
-				for _, f := range ap.families {
-					f.applied, f.rebuild = nil, true
-				}
-			}
-			apply(t, ap, tb, w.pods())
-		}
-		stop.Store(true)
-		<-client
-		t.Logf("%d changes, %d connections", changes, asked.Load())
-		if asked.Load() < 100 || changes < 50 {
-			t.Errorf("too few to mean anything")
-		}
+		churn(t, w, func(change, all int) (endpoints int, swap bool) { return 1 + change*7%all, change%50 == 49 })
 	})
+}
+
+// TestSwap makes connections all the time while the table is built anew beside
+// itself again and again.
+func TestSwap(t *testing.T) {
+	eachFamily(t, func(t *testing.T, w *world) {
+		churn(t, w, func(_, all int) (endpoints int, swap bool) { return all, true })
+	})
+}
+
+// churn changes a Service as next says, for three seconds.
+func churn(t *testing.T, w *world, next func(change, all int) (endpoints int, swap bool)) {
+	ap, _ := applier(t)
+	vip := w.vip(1, 80)
+	var all []netip.AddrPort
+	for port := uint16(8080); port < 8083; port++ {
+		all = append(all, w.server(w.a, port), w.server(w.r, port))
+	}
+	tb := table(w.service("web", vip, all...))
+	apply(t, ap, tb, w.pods())
+	var stop, failed atomic.Bool
+	asked := make(chan int)
+	go func() {
+		lockInto(w.b.ns)
+		n := 0
+		for ; !stop.Load() && !failed.Load(); n++ {
+			if _, _, err := askHere("tcp", vip); err != nil {
+				failed.Store(true)
+				t.Errorf("connection %d: %v", n, err)
+			}
+		}
+		asked <- n
+	}()
+	end := time.Now().Add(3 * time.Second)
+	changes := 0
+	for ; time.Now().Before(end) && !failed.Load(); changes++ {
+		n, swap := next(changes, len(all))
+		for _, f := range ap.families {
+			if swap {
+				f.applied, f.rebuild = nil, true
+			}
+		}
+		tb = with(tb, w.service("web", vip, all[len(all)-n:]...))
+		apply(t, ap, tb, w.pods())
+	}
+	stop.Store(true)
+	n := <-asked
+	t.Logf("%d changes, %d connections", changes, n)
+	if n < 100 || changes < 50 {
+		t.Errorf("too few to mean anything")
+	}
 }
 
 // TestSlotGone is the moment that a packet may meet between its look-ups: the
