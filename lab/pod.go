@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -332,6 +333,9 @@ func (p *pod) tearDown() {
 // in its network namespace.
 func (p *pod) killRest() {
 	var own unix.Stat_t
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return // not our /proc (privateMounts): its PIDs are other processes here
+	}
 	if unix.Fstat(int(p.space.net.Fd()), &own) != nil {
 		return
 	}

@@ -211,19 +211,21 @@ func (a *admission) completeService(s *corev1.Service) {
 	}
 	families := a.families(s, svc)
 	s.Spec.IPFamilies = nil
+	if len(svc.ClusterIPs) > 0 && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	}
 	for _, f := range families {
 		s.Spec.IPFamilies = append(s.Spec.IPFamilies, f.Name)
-		if !svc.Headless && len(svc.ClusterIPs) == 0 {
+		if !svc.Headless && !slices.ContainsFunc(svc.ClusterIPs, f.Services.Contains) {
 			s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, a.freeAddr(f.Services, 16+uint32(hash(svc.Key)%(1<<15)), "Service "+svc.Key.String()))
 			s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 		}
 	}
 }
 
-// families gives those of the Service's addresses, or those it names, or all
-// where its policy says so; else the cluster's first.
+// families gives those of the Service's addresses, those it names where it has
+// none, and all where its policy says so; else the cluster's first.
 func (a *admission) families(s *corev1.Service, svc *cluster.Service) Config {
-	dual := s.Spec.IPFamilyPolicy != nil && *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack
 	var out, rest Config
 	for _, f := range a.Config {
 		if slices.ContainsFunc(svc.ClusterIPs, f.Services.Contains) || len(svc.ClusterIPs) == 0 && slices.Contains(s.Spec.IPFamilies, f.Name) {
@@ -232,7 +234,7 @@ func (a *admission) families(s *corev1.Service, svc *cluster.Service) Config {
 			rest = append(rest, f)
 		}
 	}
-	if len(svc.ClusterIPs) == 0 && dual {
+	if p := s.Spec.IPFamilyPolicy; p != nil && *p != corev1.IPFamilyPolicySingleStack {
 		return append(out, rest...)
 	}
 	if len(out) == 0 {
