@@ -179,12 +179,25 @@ func (d *differ) wanted(k cluster.Key, service cluster.Key) want {
 		p := &e.Ports[i]
 		for _, a := range p.Frontends {
 			if a.Addr().Is6() == d.v6() && frontKey(p.Protocol, a) == k {
-				b := p.Backends(d.v6())
+				b := inOrder(p.Backends(d.v6()))
 				return want{comment(service, p.Name, b), b}
 			}
 		}
 	}
 	return want{comment: comment(service, "", nil)}
+}
+
+// inOrder gives backends sorted and without duplicates. A proxy.Table has them so;
+// where one had not, the slots would be fewer than the number that is written, and
+// connections lost, so it is not taken on trust.
+func inOrder(backends []netip.AddrPort) []netip.AddrPort {
+	for i := 1; i < len(backends); i++ {
+		if compareAddrPort(backends[i-1], backends[i]) >= 0 {
+			sorted := slices.SortedFunc(slices.Values(backends), compareAddrPort)
+			return slices.Compact(sorted)
+		}
+	}
+	return backends
 }
 
 // addChains makes the chains for numbers of endpoints that were not in use, in a

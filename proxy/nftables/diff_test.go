@@ -219,6 +219,15 @@ func TestDiff_sameFrontendTwice(t *testing.T) {
 	}
 }
 
+func TestDiff_backendsOutOfOrder(t *testing.T) {
+	front := addrPorts("10.96.0.10:80")
+	_, want := load(t, table(entry("a", front, addrPorts("10.0.0.1:1", "10.0.0.1:2", "10.0.0.2:1"))))
+	_, got := load(t, table(entry("a", front, addrPorts("10.0.0.2:1", "10.0.0.1:2", "10.0.0.1:1", "10.0.0.2:1"))))
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestPlace(t *testing.T) {
 	for _, tc := range []struct{ have, backends, want []string }{
 		{nil, []string{"a", "b"}, []string{"a", "b"}},
