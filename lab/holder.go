@@ -36,13 +36,14 @@ type holder struct {
 	endOnce sync.Once
 	ports   int // number of made-up link names
 
-	underlay *underlay
-	objects  *file.Objects // as given
-	problems []cluster.Problem
-	expanded *file.Objects
-	written  map[string]string // the cluster folder's files
-	nodes    map[string]*node
-	pods     map[cluster.Key]*pod
+	underlay  *underlay
+	objects   *file.Objects // as given
+	problems  []cluster.Problem
+	expanded  *file.Objects
+	written   map[string]string // the cluster folder's files
+	lastWrite time.Time
+	nodes     map[string]*node
+	pods      map[cluster.Key]*pod
 }
 
 // Hold is the holder: it runs the lab in dir until it is told to end. It must be
@@ -237,6 +238,6 @@ func writeKind[T any](h *holder, kind string, objects []T) error {
 	if err := os.Rename(temporary, path); err != nil {
 		return err
 	}
-	h.written[kind] = text.String()
+	h.written[kind], h.lastWrite = text.String(), time.Now()
 	return nil
 }

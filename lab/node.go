@@ -1,15 +1,19 @@
 package lab
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cluster/convert"
+	"github.com/podlane/podlane/cni/shim"
 )
 
 // node is a node of the lab: a network namespace with its agent.
@@ -20,7 +24,17 @@ type node struct {
 	agent *supervisor
 	port  string        // the underlay's end of its link
 	stop  chan struct{} // closed when the node goes
+	asks  chan struct{} // has watchAgent ask at once
 	err   error         // why it could not be made
+
+	seen atomic.Pointer[agentSeen]
+}
+
+// agentSeen is what an agent said of itself last.
+type agentSeen struct {
+	pid    int // of the agent that said it
+	synced bool
+	err    string
 }
 
 // syncNodes makes the nodes that are new and ends those that are gone, or have
@@ -41,7 +55,7 @@ func (h *holder) syncNodes() {
 			old.Node = w
 			continue
 		}
-		n := &node{Node: w, dir: filepath.Join(h.dir, "nodes", name), stop: make(chan struct{})}
+		n := &node{Node: w, dir: filepath.Join(h.dir, "nodes", name), stop: make(chan struct{}), asks: make(chan struct{}, 1)}
 		if n.err = h.makeNode(n); n.err != nil {
 			h.log.Error("make a node", "node", name, "err", n.err)
 		}
@@ -86,10 +100,11 @@ func (h *holder) makeNode(n *node) error {
 			}
 		}
 	}
-	n.agent = newSupervisor(func() (*process, error) { return h.startAgent(n) }, h.poke)
+	n.agent = newSupervisor(func() (*process, error) { return h.startAgent(n) }, func() { n.ask(); h.poke() })
 	n.agent.log = n.agentLog()
 	n.agent.start()
 	go n.agent.run(n.stop)
+	go n.watchAgent(h.poke)
 	return nil
 }
 
@@ -136,13 +151,59 @@ func (n *node) agentLog() string { return filepath.Join(n.dir, "agent.log") }
 // agentSocket is where the CNI plugin finds the node's agent.
 func (n *node) agentSocket() string { return filepath.Join(n.dir, "run", "agent.sock") }
 
-// ready says that the agent runs and has opened its socket.
+// ready says that the agent runs and has brought the node's kernel to what the
+// cluster wants.
 func (n *node) ready() bool {
-	if n.err != nil || n.agent.status().State != "running" {
+	if n.err != nil {
 		return false
 	}
-	info, err := os.Stat(n.agentSocket())
-	return err == nil && info.Mode()&os.ModeSocket != 0
+	seen, st := n.seen.Load(), n.agent.status()
+	return st.State == "running" && seen != nil && seen.pid == st.PID && seen.synced && seen.err == ""
+}
+
+// watchAgent asks the agent how it is until the node goes.
+func (n *node) watchAgent(changed func()) {
+	for every := 20 * time.Millisecond; ; {
+		was := n.ready()
+		n.seen.Store(n.askAgent())
+		every = min(2*every, 200*time.Millisecond)
+		if n.ready() != was {
+			every = 20 * time.Millisecond
+			changed()
+		}
+		select {
+		case <-time.After(every):
+		case <-n.asks:
+			every = 10 * time.Millisecond
+		case <-n.stop:
+			return
+		}
+	}
+}
+
+// ask has watchAgent ask soon.
+func (n *node) ask() {
+	select {
+	case n.asks <- struct{}{}:
+	default:
+	}
+}
+
+// askAgent asks on the agent's socket, as `podlane status` does.
+func (n *node) askAgent() *agentSeen {
+	seen := &agentSeen{pid: n.agent.status().PID}
+	reply, err := shim.Ask(n.agentSocket(), shim.Request{Verb: "status"}, 2*time.Second)
+	if err != nil || reply.Error != nil {
+		return seen
+	}
+	var st struct {
+		Synced bool
+		Error  string
+	}
+	if json.Unmarshal(reply.Result, &st) == nil {
+		seen.synced, seen.err = st.Synced, st.Error
+	}
+	return seen
 }
 
 // dropNode ends a node. Its pods are ended by syncPods, which finds it gone.

@@ -48,6 +48,9 @@ func (n *node) status() NodeStatus {
 	} else {
 		st.Agent = n.agent.status()
 	}
+	if seen := n.seen.Load(); st.Agent.State == "running" && seen != nil {
+		st.Agent.Reason = seen.err
+	}
 	return st
 }
 
@@ -64,6 +67,9 @@ func (h *holder) podStatus(want *corev1.Pod) PodStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st.Ready, st.Reason = p.ready, p.reason
+	if p.halted() {
+		st.Ready, st.Reason = false, "is replaced"
+	}
 	for _, c := range p.containers {
 		cs := ContainerStatus{Name: c.spec.Name, Runs: c.runs, ProcessStatus: c.supervisor.status()}
 		st.Restarts += cs.Restarts

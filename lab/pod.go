@@ -93,16 +93,26 @@ func (h *holder) startPod(key cluster.Key, w *corev1.Pod, n *node) *pod {
 
 // halt has the pod end; gone tells when it has.
 func (p *pod) halt() {
+	if !p.halted() {
+		close(p.stop)
+	}
+}
+
+func (p *pod) halted() bool {
 	select {
 	case <-p.stop:
+		return true
 	default:
-		close(p.stop)
+		return false
 	}
 }
 
 func (p *pod) observed() control.Observed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.halted() { // its addresses are going
+		return control.Observed{Node: p.node.Name}
+	}
 	return control.Observed{Node: p.node.Name, IPs: p.ips, Ready: p.ready}
 }
 

@@ -93,18 +93,27 @@ func errorReply(err error) reply {
 	return reply{Error: err.Error()}
 }
 
+// quiet is how long the cluster folder must not have changed for a wait to end:
+// agents and DNS servers follow it within a fraction of this.
+const quiet = 150 * time.Millisecond
+
 // wait comes back when all is Ready, or the front has gone. It tells of progress
 // every second.
 func (h *holder) wait(conn *net.UnixConn, left <-chan struct{}) reply {
-	told, last := time.Now(), ""
+	told, said := time.Now(), ""
 	for {
 		st := h.status()
 		waiting := st.NotReady()
-		if len(waiting) == 0 {
+		var last time.Time
+		h.look(func() { last = h.lastWrite })
+		if len(waiting) == 0 && time.Since(last) > quiet {
 			return reply{Status: st}
 		}
-		if text := progressText(st, waiting); text != last && time.Since(told) > time.Second {
-			told, last = time.Now(), text
+		if len(waiting) == 0 {
+			waiting = []string{"the agents"}
+		}
+		if text := progressText(st, waiting); text != said && time.Since(told) > time.Second {
+			told, said = time.Now(), text
 			_ = json.NewEncoder(conn).Encode(reply{Progress: text})
 		}
 		select {
@@ -119,7 +128,7 @@ func (h *holder) wait(conn *net.UnixConn, left <-chan struct{}) reply {
 
 func progressText(st *Status, waiting []string) string {
 	all := len(st.Nodes) + len(st.Pods)
-	text := fmt.Sprintf("%d of %d nodes and pods ready; waiting for %s", all-len(waiting), all, waiting[0])
+	text := fmt.Sprintf("%d of %d nodes and pods ready; waiting for %s", max(0, all-len(waiting)), all, waiting[0])
 	if len(waiting) > 1 {
 		text += fmt.Sprintf(" and %d more", len(waiting)-1)
 	}
