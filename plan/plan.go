@@ -17,6 +17,7 @@ import (
 type Input struct {
 	Node     string // own name
 	Overlay  overlay.Config
+	Proxy    proxy.Config // without Node
 	Underlay link.Underlay
 	Snapshot *cluster.Snapshot
 	Pods     []overlay.Pod // the node's own pods, from the allocation record
@@ -43,7 +44,8 @@ func CompileAll(in Input) *Plan {
 // nodes and other Services.
 func Compile(prev *Plan, in Input) *Plan {
 	p := &Plan{Input: in, Link: prev.Link, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
-	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot)
+	in.Proxy.Node = in.Node
+	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot, in.Proxy)
 	if prev.Link == nil || overlayChanged(prev.Input, in) {
 		state, problems := overlay.Compile(in.OverlayInput())
 		p.Link, p.Problems = &state, problems

@@ -3,6 +3,7 @@ package proxy
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,7 +13,13 @@ import (
 	"github.com/podlane/podlane/cluster"
 )
 
-var equalEntries = cmp.Options{cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmpopts.EquateEmpty()}
+var equalEntries = cmp.Options{
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty(),
+}
+
+// self is the node that tests compile for.
+var self = Config{Node: "n1"}
 
 func service(name, ip string, ports ...cluster.ServicePort) *cluster.Service {
 	s := &cluster.Service{Key: cluster.Key{Namespace: "default", Name: name}, Type: cluster.ClusterIP, Ports: ports}
@@ -64,11 +71,13 @@ func TestCompile_lookup(t *testing.T) {
 			"TCP 10.96.0.1:80", "balance default/web:http: 10.1.0.2:8080 10.1.0.3:9090"},
 		{"no endpoint is refused", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
 			"TCP 10.96.0.1:80", "reject default/web:"},
-		{"another port passes", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
-			"TCP 10.96.0.1:81", "pass"},
-		{"the other protocol passes", []*cluster.Service{service("dns", "10.96.0.10", udp)},
+		{"another port of a cluster IP is refused", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
+			"TCP 10.96.0.1:81", "reject default/web:"},
+		{"another address passes", []*cluster.Service{service("web", "10.96.0.1", tcp("", 80))}, nil,
+			"TCP 10.96.0.2:80", "pass"},
+		{"the other protocol is refused", []*cluster.Service{service("dns", "10.96.0.10", udp)},
 			[]*cluster.EndpointSlice{slice("dns", "a", target("dns", cluster.UDP, 53), ready("10.1.0.2"))},
-			"TCP 10.96.0.10:53", "pass"},
+			"TCP 10.96.0.10:53", "reject default/dns:"},
 		{"UDP", []*cluster.Service{service("dns", "10.96.0.10", udp)},
 			[]*cluster.EndpointSlice{slice("dns", "a", target("dns", cluster.UDP, 53), ready("10.1.0.2"))},
 			"UDP 10.96.0.10:53", "balance default/dns:dns: 10.1.0.2:53"},
@@ -94,7 +103,7 @@ func TestCompile_lookup(t *testing.T) {
 			for _, s := range tc.slices {
 				b.SetSlice(s)
 			}
-			if got := describe(CompileAll(b.Publish()), tc.dst); got != tc.want {
+			if got := describe(CompileAll(b.Publish(), self), tc.dst); got != tc.want {
 				t.Errorf("%s: got %q, want %q", tc.dst, got, tc.want)
 			}
 		})
@@ -103,7 +112,7 @@ func TestCompile_lookup(t *testing.T) {
 
 func describe(table *Table, dst string) string {
 	proto, addr, _ := strings.Cut(dst, " ")
-	r := table.Lookup(map[string]cluster.Protocol{"TCP": cluster.TCP, "UDP": cluster.UDP}[proto], netip.MustParseAddrPort(addr))
+	r := table.Lookup(Query{Protocol: map[string]cluster.Protocol{"TCP": cluster.TCP, "UDP": cluster.UDP}[proto], Destination: netip.MustParseAddrPort(addr)})
 	if r.Verdict == Pass {
 		return "pass"
 	}
@@ -131,7 +140,7 @@ func TestCompile_skips(t *testing.T) {
 		s := service("web", "10.96.0.1", tcp("", 80))
 		change(s)
 		b.SetService(s)
-		if n := CompileAll(b.Publish()).Services.Len(); n != 0 {
+		if n := CompileAll(b.Publish(), self).Services.Len(); n != 0 {
 			t.Errorf("%s: %d entries, want none", name, n)
 		}
 	}
@@ -146,21 +155,54 @@ type history struct {
 func (h history) change() {
 	name := string(rune('a' + h.IntN(8)))
 	k := cluster.Key{Namespace: "default", Name: name}
-	switch h.IntN(5) {
+	switch h.IntN(12) {
 	case 0:
 		h.b.DeleteService(k)
-	case 1:
-		h.b.SetService(service(name, "10.96.0."+string(rune('1'+h.IntN(9)))+" fd00::1", tcp("", uint16(80+h.IntN(2))), tcp("b", 99)))
-	case 2:
+	case 1, 2, 3:
+		h.b.SetService(h.service(name))
+	case 4:
 		h.b.DeleteSlice(cluster.Key{Namespace: "default", Name: name + "-1"})
+	case 5:
+		h.node()
+	case 6:
+		cidr := cluster.Key{Name: string(rune('a' + h.IntN(2)))}
+		h.b.SetServiceCIDR(&cluster.ServiceCIDR{Key: cidr, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96." + string(rune('0'+h.IntN(4))) + ".0/24")}})
+		if h.IntN(3) == 0 {
+			h.b.DeleteServiceCIDR(cidr.Name)
+		}
 	default:
 		var es []cluster.Endpoint
 		for range h.IntN(4) {
 			e := ready("10.1.0." + string(rune('1'+h.IntN(9))))
 			e.Ready, e.Terminating = h.IntN(3) > 0, h.IntN(2) == 0
+			e.Node = "n" + string(rune('1'+h.IntN(2)))
+			if h.IntN(2) == 0 {
+				e.ZoneHints, e.NodeHints = []string{"z" + string(rune('1'+h.IntN(2)))}, []string{e.Node}
+			}
 			es = append(es, e)
 		}
 		h.b.SetSlice(slice(name, name+"-"+string(rune('1'+h.IntN(2))), target("", cluster.TCP, 80), es...))
+	}
+}
+
+func (h history) service(name string) *cluster.Service {
+	s := service(name, "10.96.0."+string(rune('1'+h.IntN(9)))+" fd00::1", tcp("", uint16(80+h.IntN(2))), tcp("b", 99))
+	s.InternalLocal, s.ExternalLocal = h.IntN(3) == 0, h.IntN(2) == 0
+	if h.IntN(2) == 0 {
+		s.Ports[0].NodePort = uint16(30000 + h.IntN(3))
+		s.ExternalIPs = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+		s.LoadBalancerIPs = []netip.Addr{netip.MustParseAddr("203.0.113.2")}
+		s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/" + string(rune('5'+h.IntN(4))))}
+	}
+	return s
+}
+
+func (h history) node() {
+	n := &cluster.Node{Key: cluster.Key{Name: "n1"}, Zone: "z" + string(rune('1'+h.IntN(2)))}
+	n.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2." + string(rune('1'+h.IntN(2))))}
+	h.b.SetNode(n)
+	if h.IntN(5) == 0 {
+		h.b.DeleteNode("n1")
 	}
 }
 
@@ -175,9 +217,9 @@ func TestCompile_incrementalEqualsWhole(t *testing.T) {
 				h.change()
 			}
 			now := h.b.Publish()
-			next := Compile(table, last, now)
-			compare(t, seed, next, CompileAll(now))
-			if again := Compile(next, now, now); again != next {
+			next := Compile(table, last, now, self)
+			compare(t, seed, next, CompileAll(now, self))
+			if again := Compile(next, now, now, self); again != next {
 				t.Fatalf("seed %d: compiling the same Snapshot again made a new Table", seed)
 			}
 			table, last = next, now
@@ -187,6 +229,9 @@ func TestCompile_incrementalEqualsWhole(t *testing.T) {
 
 func compare(t *testing.T, seed uint64, got, want *Table) {
 	t.Helper()
+	if !got.facts.equal(want.facts) || !slices.Equal(got.NodePorts, want.NodePorts) || !slices.Equal(got.ServiceCIDRs, want.ServiceCIDRs) {
+		t.Fatalf("seed %d: whole %v %v %v, incremental %v %v %v", seed, want.facts, want.NodePorts, want.ServiceCIDRs, got.facts, got.NodePorts, got.ServiceCIDRs)
+	}
 	if diff := cmp.Diff(want.Services.Keys(), got.Services.Keys()); diff != "" {
 		t.Fatalf("seed %d: Services (-whole +incremental):\n%s", seed, diff)
 	}
@@ -208,12 +253,12 @@ func BenchmarkCompile_oneEndpoint(b *testing.B) {
 				bld.SetSlice(slice(name, name, target("", cluster.TCP, 80), ready("10.1.0.1"), ready("10.1.0.2")))
 			}
 			last := bld.Publish()
-			table := CompileAll(last)
+			table := CompileAll(last, self)
 			name := last.Services.Keys()[n/2].Name
 			for i := 0; b.Loop(); i++ {
 				bld.SetSlice(slice(name, name, target("", cluster.TCP, 80), ready("10.1.0.1"), ready("10.1.1."+string(rune('1'+i%9)))))
 				now := bld.Publish()
-				table, last = Compile(table, last, now), now
+				table, last = Compile(table, last, now, self), now
 			}
 		})
 	}

@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/podlane/podlane/cluster"
 )
@@ -14,30 +15,135 @@ import (
 // two Tables are compared with Map.Changed.
 type Table struct {
 	Services cluster.Map[Entry]
+	// NodePorts are where NodePorts answer: on the node's own addresses that are in
+	// one of these prefixes, loopback excepted. Sorted.
+	NodePorts []netip.Prefix
+	// ServiceCIDRs are the ranges that cluster IPs come from, sorted: an address in
+	// them that no Service has is dropped. With none nothing is known.
+	ServiceCIDRs []netip.Prefix
+	facts        facts // what the entries depend on beside their objects
 }
 
 // Entry is the part of a Table that belongs to one Service.
 type Entry struct {
 	Key   cluster.Key
 	Ports []Port // one for each port and protocol of the Service, sorted by Name
+	// HealthCheckNodePort is where to answer whether this node has endpoints; 0 is
+	// nowhere.
+	HealthCheckNodePort uint16
+	// LocalReady is the number of addresses of ready endpoints on this node, of
+	// IPv4 and of IPv6.
+	LocalReady [2]int
 }
 
 // Port is one port of a Service.
 type Port struct {
 	Name      string // the Service port's name; "" where it has none
 	Protocol  cluster.Protocol
-	Frontends []netip.AddrPort // sorted; cluster IPs of both families
-	// Backends4 and Backends6 are the endpoints that new connections are spread
-	// over evenly, sorted and without duplicates. With none, a connection is
-	// refused at once.
-	Backends4 []netip.AddrPort
-	Backends6 []netip.AddrPort
+	Frontends []Frontend // sorted by address, each address once
+	// Endpoints are those of IPv4 and of IPv6 (see Family).
+	Endpoints [2]Endpoints
+	// InternalLocal and ExternalLocal say that the traffic policy is Local.
+	InternalLocal, ExternalLocal bool
+	// Affinity is how long a client stays with its endpoint after its last new
+	// connection; 0 is no affinity.
+	Affinity time.Duration
+	// Count asks for counters of each endpoint.
+	Count bool
 }
 
-// Backends gives the backends of a family.
-func (p *Port) Backends(v6 bool) []netip.AddrPort {
+// Family is the index in Port.Endpoints.
+func Family(v6 bool) int {
 	if v6 {
-		return p.Backends6
+		return 1
 	}
-	return p.Backends4
+	return 0
+}
+
+// Kind is what sort of address a frontend is.
+type Kind uint8
+
+// The kinds of frontends. All but ClusterIP are external: the external traffic
+// policy is theirs.
+const (
+	ClusterIP Kind = iota
+	ExternalIP
+	LoadBalancer
+	NodePort
+)
+
+// String gives Kubernetes' name of the kind.
+func (k Kind) String() string {
+	return [...]string{"ClusterIP", "ExternalIP", "LoadBalancer", "NodePort"}[k]
+}
+
+// Frontend is an address that clients connect to.
+type Frontend struct {
+	Kind Kind
+	// Addr is the address and port. That of a NodePort is unspecified, 0.0.0.0 or
+	// ::, and stands for what Table.NodePorts says.
+	Addr netip.AddrPort
+	// Sources, where there is any, are the clients that may use it; all others are
+	// dropped. Of LoadBalancer addresses only. Sorted.
+	Sources []netip.Prefix
+}
+
+// Endpoints are where connections to a port may go, in one family. Lists are
+// sorted, without duplicates, and nil where no traffic policy asks for them.
+type Endpoints struct {
+	// Cluster are the endpoints for the policy Cluster: those that the topology
+	// hints leave for this node.
+	Cluster []netip.AddrPort
+	// Local are the endpoints for the policy Local: those on this node.
+	Local []netip.AddrPort
+	// Any says that some endpoint anywhere could serve. Where none can, clients are
+	// refused at once; where only none of this node can, dropped.
+	Any bool
+	// Serving are all endpoints of a UDP port that serve, wherever: a flow to one
+	// of these is a good flow. Nil for other protocols.
+	Serving []netip.AddrPort
+}
+
+// Way is what new connections to a frontend meet, after its Sources.
+type Way struct {
+	// Backends are where they go, each as likely. With none they meet Empty.
+	Backends []netip.AddrPort
+	Empty    Verdict // Reject or Drop
+	// Masquerade is whose source address is replaced.
+	Masquerade Masquerade
+	// Inside, where Short, is where connections of the node itself and of its pods
+	// go instead; only those of the node itself are masqueraded. It has an endpoint.
+	Inside []netip.AddrPort
+	Short  bool
+}
+
+// Masquerade says whose source addresses are replaced by the node's.
+type Masquerade uint8
+
+// Whom to masquerade. A pod that reaches itself always is.
+const (
+	Nobody   Masquerade = iota
+	Others              // all clients but pods of this node
+	Everyone            // all clients, since the endpoint may be on another node
+)
+
+// Way gives what connections to one of the port's frontends meet.
+func (p *Port) Way(f Frontend) Way {
+	e := &p.Endpoints[Family(f.Addr.Addr().Is6())]
+	w := Way{Empty: Reject}
+	if e.Any {
+		w.Empty = Drop
+	}
+	switch {
+	case f.Kind == ClusterIP && p.InternalLocal:
+		w.Backends, w.Masquerade = e.Local, Others
+	case f.Kind == ClusterIP:
+		w.Backends, w.Masquerade = e.Cluster, Others
+	case p.ExternalLocal:
+		w.Backends, w.Masquerade = e.Local, Nobody
+		w.Inside, w.Short = e.Cluster, len(e.Cluster) > 0
+	default:
+		w.Backends, w.Masquerade = e.Cluster, Everyone
+	}
+	return w
 }

@@ -122,8 +122,8 @@ func (d *differ) eachFront(e *proxy.Entry, f func(cluster.Key, *front)) {
 		return
 	}
 	for i := range e.Ports {
-		for _, a := range e.Ports[i].Frontends {
-			if a.Addr().Is6() == d.v6() {
+		for _, front := range e.Ports[i].Frontends {
+			if a := front.Addr; front.Kind == proxy.ClusterIP && a.Addr().Is6() == d.v6() {
 				k := frontKey(e.Ports[i].Protocol, a)
 				f(k, d.front(k))
 			}
@@ -177,9 +177,9 @@ func (d *differ) wanted(k cluster.Key, service cluster.Key) want {
 	e := d.table.Services.Get(service)
 	for i := range e.Ports {
 		p := &e.Ports[i]
-		for _, a := range p.Frontends {
-			if a.Addr().Is6() == d.v6() && frontKey(p.Protocol, a) == k {
-				b := inOrder(p.Backends(d.v6()))
+		for _, front := range p.Frontends {
+			if a := front.Addr; front.Kind == proxy.ClusterIP && a.Addr().Is6() == d.v6() && frontKey(p.Protocol, a) == k {
+				b := inOrder(p.Way(front).Backends)
 				return want{comment(service, p.Name, b), b}
 			}
 		}

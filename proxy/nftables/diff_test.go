@@ -25,11 +25,25 @@ func addrPorts(texts ...string) []netip.AddrPort {
 	return as
 }
 
+// clusterIPs makes frontends of that kind.
+func clusterIPs(as ...netip.AddrPort) []proxy.Frontend {
+	var fs []proxy.Frontend
+	for _, a := range as {
+		fs = append(fs, proxy.Frontend{Addr: a})
+	}
+	return fs
+}
+
+// endpoints makes a port's endpoints of both families, for the policy Cluster.
+func endpoints(v4, v6 []netip.AddrPort) [2]proxy.Endpoints {
+	return [2]proxy.Endpoints{{Cluster: v4, Any: len(v4) > 0}, {Cluster: v6, Any: len(v6) > 0}}
+}
+
 // entry makes a Service of one port from its name, its frontends and its IPv4
 // backends.
 func entry(name string, frontends, backends []netip.AddrPort) *proxy.Entry {
 	return &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: name},
-		Ports: []proxy.Port{{Name: "http", Protocol: cluster.TCP, Frontends: frontends, Backends4: backends}}}
+		Ports: []proxy.Port{{Name: "http", Protocol: cluster.TCP, Frontends: clusterIPs(frontends...), Endpoints: endpoints(backends, nil)}}}
 }
 
 func table(entries ...*proxy.Entry) *proxy.Table { return changed(&proxy.Table{}, entries...) }
@@ -168,7 +182,7 @@ func TestDiff_costIsThatOfTheChange(t *testing.T) {
 		key := cluster.Key{Namespace: "default", Name: "s5"}
 		e := *tb.Services.Get(key)
 		e.Ports = slices.Clone(e.Ports)
-		e.Ports[0].Backends4 = e.Ports[0].Backends4[1:]
+		e.Ports[0].Endpoints[0].Cluster = e.Ports[0].Endpoints[0].Cluster[1:]
 		var txs []*nft.Tx
 		if _, err := Diff(a, changed(tb, &e), nil, func(tx *nft.Tx) error { txs = append(txs, tx); return nil }); err != nil {
 			t.Fatal(err)
@@ -261,7 +275,7 @@ func BenchmarkDiff_oneEndpoint(b *testing.B) {
 	}
 	e := *tb.Services.Get(cluster.Key{Namespace: "default", Name: "s7"})
 	ports := [2][]proxy.Port{e.Ports, slices.Clone(e.Ports)}
-	ports[1][0].Backends4 = ports[1][0].Backends4[1:]
+	ports[1][0].Endpoints[0].Cluster = ports[1][0].Endpoints[0].Cluster[1:]
 	b.ResetTimer()
 	for i := range b.N {
 		next := e

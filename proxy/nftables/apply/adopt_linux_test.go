@@ -57,7 +57,7 @@ func TestAdopt(t *testing.T) {
 		return conn.Commit(tx)
 	}
 	tb = with(tb, &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "new"}, Ports: []proxy.Port{{Protocol: cluster.TCP,
-		Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.97.0.1:80")}, Backends4: []netip.AddrPort{backend(false, 1)}}}})
+		Frontends: clusterIPs(netip.MustParseAddrPort("10.97.0.1:80")), Endpoints: endpoints([]netip.AddrPort{backend(false, 1)}, nil)}}})
 	apply(t, third, tb, pods)
 	text := strings.Join(written, "")
 	if strings.Count(text, " element ip podlane-1 services") != 1 || strings.Contains(text, "delete") || !strings.Contains(text, `comment "default/new #`) {
@@ -151,9 +151,9 @@ func TestForeign(t *testing.T) {
 func TestKilled(t *testing.T) {
 	big := func(name string, n int, to int) *proxy.Entry {
 		e := &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: name}}
-		p := proxy.Port{Protocol: cluster.TCP, Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:80")}}
+		p := proxy.Port{Protocol: cluster.TCP, Frontends: clusterIPs(netip.MustParseAddrPort("10.96.0.1:80"))}
 		for i := range n {
-			p.Backends4 = append(p.Backends4, backend(false, i+to))
+			p.Endpoints[0].Cluster = append(p.Endpoints[0].Cluster, backend(false, i+to))
 		}
 		e.Ports = []proxy.Port{p}
 		return e
@@ -195,9 +195,9 @@ func TestTooBig(t *testing.T) {
 	nettest.New(t)
 	ap, conn := applier(t)
 	e := func(port uint16) *proxy.Entry {
-		p := proxy.Port{Protocol: cluster.TCP, Frontends: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:80")}}
+		p := proxy.Port{Protocol: cluster.TCP, Frontends: clusterIPs(netip.MustParseAddrPort("10.96.0.1:80"))}
 		for i := range 6000 {
-			p.Backends4 = append(p.Backends4, netip.AddrPortFrom(backend(false, i).Addr(), port))
+			p.Endpoints[0].Cluster = append(p.Endpoints[0].Cluster, netip.AddrPortFrom(backend(false, i).Addr(), port))
 		}
 		return &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "big"}, Ports: []proxy.Port{p}}
 	}
@@ -249,12 +249,11 @@ func TestGolden(t *testing.T) {
 	}
 	tb := table(
 		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "web"}, Ports: []proxy.Port{{Name: "http", Protocol: cluster.TCP,
-			Frontends: front("10.96.0.10:8000", "[fd96::10]:8000"), Backends4: front("10.244.1.2:80", "10.244.2.2:80"),
-			Backends6: front("[fd00:244:1::2]:80", "[fd00:244:2::2]:80")}}},
+			Frontends: clusterIPs(front("10.96.0.10:8000", "[fd96::10]:8000")...), Endpoints: endpoints(front("10.244.1.2:80", "10.244.2.2:80"), front("[fd00:244:1::2]:80", "[fd00:244:2::2]:80"))}}},
 		&proxy.Entry{Key: cluster.Key{Namespace: "kube-system", Name: "dns"}, Ports: []proxy.Port{{Protocol: cluster.UDP,
-			Frontends: front("10.96.0.2:53", "[fd96::2]:53"), Backends4: front("10.244.1.3:53"), Backends6: front("[fd00:244:1::3]:53")}}},
+			Frontends: clusterIPs(front("10.96.0.2:53", "[fd96::2]:53")...), Endpoints: endpoints(front("10.244.1.3:53"), front("[fd00:244:1::3]:53"))}}},
 		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "none"}, Ports: []proxy.Port{{Protocol: cluster.SCTP,
-			Frontends: front("10.96.0.30:9", "[fd96::30]:9")}}})
+			Frontends: clusterIPs(front("10.96.0.30:9", "[fd96::30]:9")...)}}})
 	apply(t, ap, tb, []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244:1::2")})
 	got := sortElements(nettest.Run(t, "nft", "list", "ruleset"))
 	path := filepath.Join("testdata", "ruleset.nft")

@@ -19,9 +19,10 @@ func many(services int) *proxy.Table {
 	set := map[cluster.Key]*proxy.Entry{}
 	for i := range services {
 		front := netip.AddrFrom4([4]byte{10, byte(96 + i>>16), byte(i >> 8), byte(i)})
-		p := proxy.Port{Name: "http", Protocol: cluster.TCP, Frontends: []netip.AddrPort{netip.AddrPortFrom(front, 80)}}
+		p := proxy.Port{Name: "http", Protocol: cluster.TCP, Frontends: clusterIPs(netip.AddrPortFrom(front, 80))}
+		p.Endpoints[0].Any = true
 		for b := range 10 {
-			p.Backends4 = append(p.Backends4, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(200 + b), byte(i >> 8), byte(i)}), 8080))
+			p.Endpoints[0].Cluster = append(p.Endpoints[0].Cluster, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(200 + b), byte(i >> 8), byte(i)}), 8080))
 		}
 		k := cluster.Key{Namespace: fmt.Sprint("team-", i%100), Name: fmt.Sprint("service-", i)}
 		set[k] = &proxy.Entry{Key: k, Ports: []proxy.Port{p}}
@@ -107,10 +108,10 @@ func BenchmarkOneEndpoint(b *testing.B) {
 				k := cluster.Key{Namespace: fmt.Sprint("team-", j%100), Name: fmt.Sprint("service-", j)}
 				e := *tb.Services.Get(k)
 				e.Ports = slices.Clone(e.Ports)
-				if all := e.Ports[0].Backends4; i%2 == 0 {
-					e.Ports[0].Backends4 = all[:9]
+				if all := e.Ports[0].Endpoints[0].Cluster; i%2 == 0 {
+					e.Ports[0].Endpoints[0].Cluster = all[:9]
 				} else {
-					e.Ports[0].Backends4 = all[:10]
+					e.Ports[0].Endpoints[0].Cluster = all[:10]
 				}
 				tb = with(tb, &e)
 				start := time.Now()

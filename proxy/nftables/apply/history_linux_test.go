@@ -35,20 +35,20 @@ func random(r *rand.Rand, i int) *proxy.Entry {
 			if r.IntN(10) == 0 {
 				n = byte(r.IntN(8)) // perhaps another Service's
 			}
-			port.Frontends = append(port.Frontends,
+			port.Frontends = append(port.Frontends, clusterIPs(
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 0, n}), 80),
-				netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n}), 80))
+				netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n}), 80))...)
 		}
 		for b := range 12 {
 			if r.IntN(3) == 0 {
-				port.Backends4 = append(port.Backends4, backend(false, b))
+				port.Endpoints[0].Cluster = append(port.Endpoints[0].Cluster, backend(false, b))
 			}
 			if r.IntN(3) == 0 {
-				port.Backends6 = append(port.Backends6, backend(true, b))
+				port.Endpoints[1].Cluster = append(port.Endpoints[1].Cluster, backend(true, b))
 			}
 		}
-		slices.SortFunc(port.Frontends, netip.AddrPort.Compare)
-		port.Frontends = slices.Compact(port.Frontends)
+		slices.SortFunc(port.Frontends, func(a, b proxy.Frontend) int { return a.Addr.Compare(b.Addr) })
+		port.Frontends = slices.CompactFunc(port.Frontends, func(a, b proxy.Frontend) bool { return a.Addr == b.Addr })
 		e.Ports = append(e.Ports, port)
 	}
 	return e
@@ -168,10 +168,10 @@ func checkLookup(t *testing.T, ap *Applier, conn *nft.Conn, tb *proxy.Table) {
 		for _, proto := range []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP} {
 			for i, addr := range []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, n}), netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n})} {
 				at := netip.AddrPortFrom(addr, 80)
-				want := tb.Lookup(proto, at)
+				want := tb.Lookup(proxy.Query{Client: proxy.Outside, Protocol: proto, Destination: at})
 				owner, backends := inKernel(t, conn, ap.families[i].applied.Ruleset(), proto, at)
 				wantOwner := ""
-				if want.Verdict != proxy.Pass {
+				if want.Frontend.Addr.IsValid() {
 					found++
 					wantOwner = want.Service.String() + ":" + want.Port
 				}

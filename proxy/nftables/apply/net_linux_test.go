@@ -231,15 +231,25 @@ func (w *world) vip(n byte, port uint16) netip.AddrPort {
 func (w *world) service(name string, vip netip.AddrPort, backends ...netip.AddrPort) *proxy.Entry {
 	e := &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: name}}
 	for _, p := range []cluster.Protocol{cluster.TCP, cluster.UDP} {
-		port := proxy.Port{Name: strings.ToLower(p.String()), Protocol: p, Frontends: []netip.AddrPort{vip}}
-		if w.v6 {
-			port.Backends6 = backends
-		} else {
-			port.Backends4 = backends
-		}
+		port := proxy.Port{Name: strings.ToLower(p.String()), Protocol: p, Frontends: clusterIPs(vip)}
+		port.Endpoints = endpoints(backends, backends)
 		e.Ports = append(e.Ports, port)
 	}
 	return e
+}
+
+// clusterIPs makes frontends of that kind.
+func clusterIPs(as ...netip.AddrPort) []proxy.Frontend {
+	var fs []proxy.Frontend
+	for _, a := range as {
+		fs = append(fs, proxy.Frontend{Addr: a})
+	}
+	return fs
+}
+
+// endpoints makes a port's endpoints of both families, for the policy Cluster.
+func endpoints(v4, v6 []netip.AddrPort) [2]proxy.Endpoints {
+	return [2]proxy.Endpoints{{Cluster: v4, Any: len(v4) > 0}, {Cluster: v6, Any: len(v6) > 0}}
 }
 
 func (w *world) pods() []netip.Addr { return []netip.Addr{w.a.addr, w.b.addr} }
