@@ -1,9 +1,6 @@
 package cluster
 
-import (
-	"net/netip"
-	"time"
-)
+import "net/netip"
 
 // Protocol is an IP protocol number.
 type Protocol uint8
@@ -110,9 +107,9 @@ type Service struct {
 	InternalLocal, ExternalLocal bool
 	// HealthCheckNodePort is of LoadBalancer Services with ExternalLocal; else 0.
 	HealthCheckNodePort uint16
-	// Affinity is how long a client stays at its endpoint after its last new
-	// connection (sessionAffinity ClientIP); 0 is no affinity.
-	Affinity time.Duration
+	// Affinity is how many seconds a client stays at its endpoint after its last
+	// new connection (sessionAffinity ClientIP); 0 is no affinity.
+	Affinity uint32
 	// CountEndpoints is the annotation podlane.dev/count-endpoints="true": count new
 	// connections of each endpoint, not only of each port.
 	CountEndpoints bool

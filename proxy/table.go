@@ -5,7 +5,6 @@ package proxy
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/podlane/podlane/cluster"
 )
@@ -45,9 +44,9 @@ type Port struct {
 	Endpoints [2]Endpoints
 	// InternalLocal and ExternalLocal say that the traffic policy is Local.
 	InternalLocal, ExternalLocal bool
-	// Affinity is how long a client stays with its endpoint after its last new
-	// connection; 0 is no affinity.
-	Affinity time.Duration
+	// Affinity is how many seconds a client stays with its endpoint after its last
+	// new connection; 0 is no affinity.
+	Affinity uint32
 	// Count asks for counters of each endpoint.
 	Count bool
 }

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -171,16 +170,16 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: Proxy
 				ExternalIPs:     addrs("203.0.113.7", "2001:db8::7"),
 				LoadBalancerIPs: addrs("192.0.2.1", "192.0.2.3"),
 				SourceRanges:    []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25"), netip.MustParsePrefix("2001:db8::/32")},
-				InternalLocal:   true, ExternalLocal: true, HealthCheckNodePort: 32000, Affinity: time.Minute, CountEndpoints: true},
+				InternalLocal:   true, ExternalLocal: true, HealthCheckNodePort: 32000, Affinity: 60, CountEndpoints: true},
 			[]string{"spec.externalIPs[3]", "spec.externalIPs[4]", "spec.loadBalancerSourceRanges[2]"}},
 		{"an external policy without an outside; affinity's default", `
 metadata: {namespace: d, name: web}
 spec: {clusterIP: 10.0.0.1, externalTrafficPolicy: Local, healthCheckNodePort: 32000, sessionAffinity: ClientIP, ports: [{port: 80}]}`,
-			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 3 * time.Hour}, nil},
+			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 10800}, nil},
 		{"affinity out of bounds", `
 metadata: {namespace: d, name: web}
 spec: {clusterIP: 10.0.0.1, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 90000}}, ports: [{port: 80}]}`,
-			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 24 * time.Hour},
+			cluster.Service{Key: web, Type: cluster.ClusterIP, ClusterIPs: addrs("10.0.0.1"), Ports: http, Affinity: 86400},
 			[]string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -68,7 +67,7 @@ func policies(p *problems, s *corev1.Service, out *cluster.Service) {
 		p.add("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not between 1 and 86400: %d is taken", seconds, min(max(seconds, 1), 86400))
 		seconds = min(max(seconds, 1), 86400)
 	}
-	out.Affinity = time.Duration(seconds) * time.Second
+	out.Affinity = uint32(seconds)
 }
 
 // external takes each address once. One that could lead a node's own traffic
