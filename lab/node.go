@@ -51,13 +51,14 @@ func (h *holder) syncNodes() {
 		}
 	}
 	for name, w := range wanted {
-		if old := h.nodes[name]; old != nil {
-			old.Node = w
+		if h.nodes[name] != nil {
 			continue
 		}
 		n := &node{Node: w, dir: filepath.Join(h.dir, "nodes", name), stop: make(chan struct{}), asks: make(chan struct{}, 1)}
 		if n.err = h.makeNode(n); n.err != nil {
 			h.log.Error("make a node", "node", name, "err", n.err)
+		} else {
+			h.runAgent(n)
 		}
 		h.nodes[name] = n
 	}
@@ -100,12 +101,16 @@ func (h *holder) makeNode(n *node) error {
 			}
 		}
 	}
+	return nil
+}
+
+// runAgent has the node's agent run until the node goes.
+func (h *holder) runAgent(n *node) {
 	n.agent = newSupervisor(func() (*process, error) { return h.startAgent(n) }, func() { n.ask(); h.poke() })
 	n.agent.log = n.agentLog()
 	n.agent.start()
 	go n.agent.run(n.stop)
 	go n.watchAgent(h.poke)
-	return nil
 }
 
 // portName names the underlay's end of a node's link: the node's name, where it

@@ -2,9 +2,7 @@ package lab
 
 import (
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -17,8 +15,10 @@ func (h *holder) status() *Status {
 	st := &Status{Name: h.opts.Name, Dir: h.dir, Overlay: h.opts.Overlay, Root: ownsMachine(),
 		Nodes: []NodeStatus{}, Pods: []PodStatus{}, Services: []ServiceStatus{}}
 	h.look(func() {
-		for _, name := range slices.Sorted(maps.Keys(h.nodes)) {
-			st.Nodes = append(st.Nodes, h.nodes[name].status())
+		for _, n := range h.expanded.Nodes {
+			node := h.nodes[n.Name].status()
+			node.Zone = n.Labels[corev1.LabelTopologyZone]
+			st.Nodes = append(st.Nodes, node)
 		}
 		for _, p := range h.expanded.Pods {
 			st.Pods = append(st.Pods, h.podStatus(p))
@@ -42,7 +42,7 @@ func ownsMachine() bool {
 }
 
 func (n *node) status() NodeStatus {
-	st := NodeStatus{Name: n.Name, Addresses: texts(n.Addresses), PodCIDRs: texts(n.PodCIDRs), Zone: n.Zone, Ready: n.ready()}
+	st := NodeStatus{Name: n.Name, Addresses: texts(n.Addresses), PodCIDRs: texts(n.PodCIDRs), Ready: n.ready()}
 	if n.err != nil {
 		st.Agent = ProcessStatus{State: "stopped", Reason: n.err.Error()}
 	} else {
