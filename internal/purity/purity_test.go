@@ -19,6 +19,7 @@ var pure = map[string][]string{
 	"overlay":         nil,
 	"proxy":           nil,
 	"proxy/nftables":  nil,
+	"proxy/stale":     nil,
 	"plan":            nil,
 	"dns":             {"server.go", "forward.go", "cache.go", "upstream.go", "metrics.go", "health.go"},
 }

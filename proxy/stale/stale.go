@@ -1,0 +1,230 @@
+// Package stale says which UDP flows the kernel must forget: those to a frontend
+// of a Service that are answered by what is no longer, or not yet, an endpoint of
+// it. It is pure: it lists and deletes no flow itself (kernel/conntrack does).
+//
+// A TCP client notices that its server is gone and opens a new connection, which
+// meets the new rules. A UDP client may send from the same port for ever, and each
+// packet renews the flow that leads nowhere. kube-proxy 1.36 leaves such flows
+// where a Service has no endpoint at all, and where it was deleted
+// (kubernetes#139628, #141371); here these are stale too.
+//
+// What is not stale is never named: neither traffic policies nor topology nor
+// readiness end a flow, as they do not end a TCP connection; only that an
+// endpoint does no longer serve does.
+package stale
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/podlane/podlane/cluster"
+)
+
+// Index has the UDP frontends of a Snapshot and who may answer for them. Update
+// costs what changed. It is not safe for use by several goroutines.
+type Index struct {
+	snapshot *cluster.Snapshot
+	services map[cluster.Key][]port
+	fronts   map[netip.AddrPort][]cluster.Key // mostly one Service each
+	nodes    map[uint16][]cluster.Key         // by node port
+	// What was a frontend and is none any more, until Settled.
+	gone      map[netip.AddrPort]cluster.Key
+	goneNodes map[uint16]cluster.Key
+}
+
+// port is one UDP port of a Service, of both families.
+type port struct {
+	fronts  []netip.AddrPort // sorted
+	node    uint16           // 0: no node port
+	serving map[netip.AddrPort]bool
+}
+
+// New gives the Index of an empty cluster.
+func New() *Index {
+	return &Index{
+		snapshot: &cluster.Snapshot{}, services: map[cluster.Key][]port{},
+		fronts: map[netip.AddrPort][]cluster.Key{}, nodes: map[uint16][]cluster.Key{},
+		gone: map[netip.AddrPort]cluster.Key{}, goneNodes: map[uint16]cluster.Key{},
+	}
+}
+
+// Update brings the Index to a Snapshot. It says whether a flow that was right
+// before may be stale now, so that a scan is worth its cost: an endpoint more
+// beside others makes none.
+func (x *Index) Update(s *cluster.Snapshot) (scan bool) {
+	dirty := map[cluster.Key]bool{}
+	for c := range s.Services.Changed(x.snapshot.Services) {
+		dirty[c.Key] = true
+	}
+	for c := range s.Endpoints.Changed(x.snapshot.Endpoints) {
+		dirty[c.Key] = true
+	}
+	for k := range dirty {
+		was, now := x.services[k], udpPorts(s.Services.Get(k), s.Endpoints.Get(k))
+		if len(was)+len(now) == 0 {
+			continue
+		}
+		scan = x.replace(k, was, now) || scan
+	}
+	x.snapshot = s
+	return scan
+}
+
+func (x *Index) replace(k cluster.Key, was, now []port) (scan bool) {
+	for _, p := range was {
+		for _, f := range p.fronts {
+			drop(x.fronts, f, k)
+			x.gone[f] = k
+		}
+		if p.node != 0 {
+			drop(x.nodes, p.node, k)
+			x.goneNodes[p.node] = k
+		}
+	}
+	for _, p := range now {
+		for _, f := range p.fronts {
+			x.fronts[f] = append(x.fronts[f], k)
+			delete(x.gone, f)
+		}
+		if p.node != 0 {
+			x.nodes[p.node] = append(x.nodes[p.node], k)
+			delete(x.goneNodes, p.node)
+		}
+	}
+	if len(now) == 0 {
+		delete(x.services, k)
+	} else {
+		x.services[k] = now
+	}
+	return !slices.EqualFunc(was, now, harmless)
+}
+
+// harmless says that the change of a port makes no flow stale.
+func harmless(was, now port) bool {
+	if was.node != now.node || !slices.Equal(was.fronts, now.fronts) || len(was.serving) == 0 && len(now.serving) > 0 {
+		return false
+	}
+	for e := range was.serving {
+		if !now.serving[e] {
+			return false
+		}
+	}
+	return true
+}
+
+// Settled says that all flows were looked at since the last change: frontends
+// that are gone need not be known any more.
+func (x *Index) Settled() {
+	clear(x.gone)
+	clear(x.goneNodes)
+}
+
+// Stale says whether a UDP flow must be forgotten, and for which Service: dst is
+// where the client sent it, answer who answers, and nodePort says whether an
+// address takes node ports on this node.
+//
+// A flow that is not translated (answer is dst) began before the Service had an
+// endpoint. It is stale once there is one; without, it is not ours.
+func (x *Index) Stale(dst, answer netip.AddrPort, nodePort func(netip.Addr) bool) (cluster.Key, bool) {
+	if of := x.fronts[dst]; len(of) > 0 {
+		return of[0], !x.good(of, func(p port) bool { return slices.Contains(p.fronts, dst) }, dst, answer)
+	}
+	if k, ok := x.gone[dst]; ok {
+		return k, answer != dst
+	}
+	of, now := x.nodes[dst.Port()]
+	k, before := x.goneNodes[dst.Port()]
+	switch {
+	case !now && !before || !nodePort(dst.Addr()):
+		return cluster.Key{}, false
+	case now:
+		return of[0], !x.good(of, func(p port) bool { return p.node == dst.Port() }, dst, answer)
+	}
+	return k, answer != dst
+}
+
+// good says whether answer may answer for one of the Services' ports that has the
+// frontend dst.
+func (x *Index) good(of []cluster.Key, has func(port) bool, dst, answer netip.AddrPort) bool {
+	endpoints := 0
+	for _, k := range of {
+		for _, p := range x.services[k] {
+			if !has(p) {
+				continue
+			}
+			if p.serving[answer] {
+				return true
+			}
+			endpoints += ofFamily(p.serving, dst.Addr().Is6())
+		}
+	}
+	return endpoints == 0 && answer == dst
+}
+
+func ofFamily(es map[netip.AddrPort]bool, v6 bool) int {
+	n := 0
+	for e := range es {
+		if e.Addr().Is6() == v6 {
+			n++
+		}
+	}
+	return n
+}
+
+func drop[F comparable](from map[F][]cluster.Key, f F, k cluster.Key) {
+	left := slices.DeleteFunc(slices.Clone(from[f]), func(o cluster.Key) bool { return o == k })
+	if len(left) == 0 {
+		delete(from, f)
+		return
+	}
+	from[f] = left
+}
+
+// udpPorts gives the UDP ports that we serve of a Service, nil for one that is not
+// ours.
+func udpPorts(s *cluster.Service, of *cluster.ServiceSlices) []port {
+	if s == nil || s.Type == cluster.ExternalName || s.Headless || s.ProxyName != "" || len(s.ClusterIPs) == 0 {
+		return nil
+	}
+	var ports []port
+	for _, sp := range s.Ports {
+		if sp.Protocol != cluster.UDP {
+			continue
+		}
+		fronts := map[netip.AddrPort]bool{}
+		for _, ips := range [][]netip.Addr{s.ClusterIPs, s.ExternalIPs, s.LoadBalancerIPs} {
+			for _, ip := range ips {
+				fronts[netip.AddrPortFrom(ip, sp.Port)] = true
+			}
+		}
+		ports = append(ports, port{
+			fronts: slices.SortedFunc(maps.Keys(fronts), netip.AddrPort.Compare), node: sp.NodePort, serving: serving(of, sp)})
+	}
+	return ports
+}
+
+// serving are the endpoints that may go on answering. One that is ready though it
+// does not serve is of a Service that publishes such addresses.
+func serving(of *cluster.ServiceSlices, sp cluster.ServicePort) map[netip.AddrPort]bool {
+	to := map[netip.AddrPort]bool{}
+	if of == nil {
+		return to
+	}
+	for _, slice := range of.Slices {
+		if slice.Headless {
+			continue
+		}
+		for _, port := range slice.Ports {
+			if port.Name != sp.Name || port.Protocol != sp.Protocol {
+				continue
+			}
+			for _, e := range slice.Endpoints {
+				if e.Serving || e.Ready {
+					to[netip.AddrPortFrom(e.Address, port.Port)] = true
+				}
+			}
+		}
+	}
+	return to
+}
