@@ -66,6 +66,7 @@ func program(t testing.TB) string {
 		return given
 	}
 	built.Do(func() {
+		readSources()
 		dir, err := os.MkdirTemp("", "podlane-lab-test-")
 		if err != nil {
 			errBuilt = err
@@ -83,6 +84,17 @@ func program(t testing.TB) string {
 		t.Fatal(errBuilt)
 	}
 	return builtPath
+}
+
+// readSources reads the module's folders, so that `go test` knows that a result
+// depends on the whole program and does not take an old one from its cache.
+func readSources() {
+	_ = filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && len(d.Name()) > 2 && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		return nil
+	})
 }
 
 func TestMain(m *testing.M) {
