@@ -222,6 +222,8 @@ func (a *Agent) answer(batch []*cni.Request) {
 		switch r.Verb {
 		case VerbStatus:
 			r.Reply(a.status())
+		case VerbExplain:
+			a.explain(r)
 		case shim.VerbCNI:
 			calls = append(calls, r)
 		default:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/kernel/link"
 )
 
 // VerbStatus is the verb of a request for the agent's Status.
@@ -21,6 +22,9 @@ type Status struct {
 	Services int           `json:"services"`
 	Pods     []PodStatus   `json:"pods"`
 	Problems []string      `json:"problems"`
+	// Underlay is the link that joins the node to the others, as the last Plan has
+	// it.
+	Underlay link.Underlay `json:"underlay"`
 	// Error is the last error of the loop, empty when all is applied.
 	Error    string `json:"error,omitempty"`
 	Failures int    `json:"failures,omitempty"`
@@ -31,14 +35,17 @@ type PodStatus struct {
 	Pod   string       `json:"pod"`
 	Addrs []netip.Addr `json:"addrs"`
 	Dev   string       `json:"dev"`
+	MAC   string       `json:"mac"` // of the pod's end
+	MTU   int          `json:"mtu"`
 }
 
 func (a *Agent) status() shim.Reply {
 	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}}
 	for _, al := range a.pods.Allocations() {
-		s.Pods = append(s.Pods, PodStatus{Pod: al.PodName(), Addrs: al.Addrs, Dev: al.Link})
+		s.Pods = append(s.Pods, PodStatus{Pod: al.PodName(), Addrs: al.Addrs, Dev: al.Link, MAC: al.MAC.String(), MTU: al.MTU})
 	}
 	if a.plan != nil {
+		s.Underlay = a.plan.Underlay
 		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()
 		for _, p := range a.allProblems() {
 			s.Problems = append(s.Problems, p.String())

@@ -162,3 +162,9 @@ func addAddress(dev netlink.Link, p netip.Prefix) error {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// Outside gives the outside's address in the segment of a node's address.
+func Outside(node netip.Addr) netip.Addr {
+	_, gateway := segment(node)
+	return gateway
+}

@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni"
+	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/explain"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/plan"
+)
+
+// VerbExplain is the verb of a request for an explain.Answer; its Config is an
+// explain.Access.
+const VerbExplain = "explain"
+
+// CodeNotFound is the code of an answer to VerbExplain about something that does
+// not exist.
+const CodeNotFound = 101
+
+// wholePaths bounds the paths that go into a reply with all their hops, since a
+// reply is bounded.
+const wholePaths = 32
+
+// explain answers from the Plan in force. Plans and Snapshots never change, so the
+// loop goes on meanwhile.
+func (a *Agent) explain(r *cni.Request) {
+	if a.plan == nil {
+		r.Reply(shim.Reply{Error: &shim.Error{Code: shim.CodeTryAgain, Msg: "the agent waits for the cluster's first state"}})
+		return
+	}
+	w := a.world()
+	go func() { r.Reply(explainReply(w, r.Config)) }()
+}
+
+func explainReply(w explain.World, question []byte) shim.Reply {
+	var access explain.Access
+	if err := json.Unmarshal(question, &access); err != nil {
+		return shim.Reply{Error: &shim.Error{Code: shim.CodeDecode, Msg: err.Error()}}
+	}
+	answer, err := explain.Explain(w, access)
+	if err != nil {
+		return shim.Reply{Error: &shim.Error{Code: CodeNotFound, Msg: err.Error()}}
+	}
+	for i, p := range answer.Paths {
+		if i >= wholePaths {
+			p.Forward, p.Back = []explain.Hop{}, []explain.Hop{}
+		}
+	}
+	result, err := json.Marshal(answer)
+	if err != nil {
+		return shim.Reply{Error: &shim.Error{Code: shim.CodeFailed, Msg: err.Error()}}
+	}
+	return shim.Reply{Result: result}
+}
+
+// world is what this node knows: its own Plan, and of the others what follows
+// from the cluster's state.
+func (a *Agent) world() explain.World {
+	names := map[string]cluster.Key{}
+	for _, al := range a.pods.Allocations() {
+		names[al.Link] = cluster.Key{Namespace: al.Namespace, Name: al.Pod}
+	}
+	own := a.plan
+	return explain.World{
+		Snapshot: own.Snapshot, Plans: map[string]*plan.Plan{own.Node: own}, Names: map[string]map[string]cluster.Key{own.Node: names},
+		Compile: func(node string) *plan.Plan { return peerPlan(own, node) },
+	}
+}
+
+// peerPlan is the Plan that another node should have, as far as it can be told
+// from here: its underlay is taken to be like the own, and the links of its pods
+// have made-up names.
+func peerPlan(own *plan.Plan, node string) *plan.Plan {
+	n := own.Snapshot.Nodes.Get(cluster.Key{Name: node})
+	if n == nil {
+		return nil
+	}
+	in := plan.Input{
+		Node: node, Overlay: own.Overlay, Snapshot: own.Snapshot, Pods: peerPods(own.Snapshot, node),
+		Underlay: link.Underlay{Device: own.Underlay.Device, MTU: own.Underlay.MTU},
+	}
+	for _, a := range n.Addresses {
+		in.Underlay.Addrs = append(in.Underlay.Addrs, netip.PrefixFrom(a, bitsLike(own.Underlay.Addrs, a)))
+	}
+	state, problems := overlay.Compile(in.OverlayInput())
+	return &plan.Plan{Input: in, Link: &state, Table: own.Table, PodAddrs: podAddrs(in.Pods), Problems: problems}
+}
+
+func bitsLike(own []netip.Prefix, a netip.Addr) int {
+	for _, p := range own {
+		if p.Addr().Is6() == a.Is6() {
+			return p.Bits()
+		}
+	}
+	return a.BitLen()
+}
+
+// peerPods are the pods of another node that the cluster's state names.
+func peerPods(s *cluster.Snapshot, node string) []overlay.Pod {
+	addrs := map[netip.Addr]bool{}
+	for _, p := range s.Pods.All() {
+		for _, a := range p.IPs {
+			addrs[a] = addrs[a] || p.Node == node && !p.HostNetwork && !p.Done
+		}
+	}
+	hosts := map[netip.Addr]bool{}
+	for _, n := range s.Nodes.All() {
+		for _, a := range n.Addresses {
+			hosts[a] = true
+		}
+	}
+	for _, slice := range s.Slices.All() {
+		for _, e := range slice.Endpoints {
+			if e.Node == node {
+				addrs[e.Address] = true
+			}
+		}
+	}
+	var pods []overlay.Pod
+	for a, is := range addrs {
+		if is && !hosts[a] {
+			pods = append(pods, overlay.Pod{Link: link.Prefix + "(" + a.String() + ")", Addrs: []netip.Addr{a}})
+		}
+	}
+	return pods
+}
+
+func podAddrs(pods []overlay.Pod) []netip.Addr {
+	addrs := map[netip.Addr]bool{}
+	for _, p := range pods {
+		for _, a := range p.Addrs {
+			addrs[a] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(addrs), netip.Addr.Compare)
+}

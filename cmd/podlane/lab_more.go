@@ -1,0 +1,10 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// newLabAndMore is the verb lab with what shows a lab.
+func newLabAndMore() *cobra.Command {
+	cmd := newLab()
+	cmd.AddCommand(newLabExplain())
+	return cmd
+}

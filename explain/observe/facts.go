@@ -1,0 +1,86 @@
+// Package observe reads what the kernel of a node really has and says where that
+// differs from a Plan; it watches what becomes of one connection. It changes
+// nothing but for the short-lived table of a trace, and it repairs nothing: that
+// is the agent's.
+package observe
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/plan"
+)
+
+// Facts are what a node's Plan depends on beside the cluster's Snapshot.
+type Facts struct {
+	Node     string         `json:"node"`
+	Underlay link.Underlay  `json:"underlay"`
+	Overlay  overlay.Config `json:"overlay"`
+	Pods     []PodLink      `json:"pods"`
+}
+
+// PodLink is one of the node's own pods, from its allocation record.
+type PodLink struct {
+	Pod   string       `json:"pod"` // "namespace/name"
+	Link  string       `json:"link"`
+	MAC   string       `json:"mac"`
+	MTU   int          `json:"mtu"`
+	Addrs []netip.Addr `json:"addrs"`
+}
+
+// FromStatus takes the facts that an agent tells of itself.
+func FromStatus(s *agent.Status, o overlay.Config) *Facts {
+	f := &Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []PodLink{}}
+	for _, p := range s.Pods {
+		f.Pods = append(f.Pods, PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
+	}
+	return f
+}
+
+// FromRecord takes the facts from the allocation record on disk.
+func FromRecord(node string, u link.Underlay, o overlay.Config, record []cni.Allocation) *Facts {
+	f := &Facts{Node: node, Underlay: u, Overlay: o, Pods: []PodLink{}}
+	for _, al := range record {
+		f.Pods = append(f.Pods, PodLink{Pod: al.PodName(), Link: al.Link, MAC: al.MAC.String(), MTU: al.MTU, Addrs: al.Addrs})
+	}
+	return f
+}
+
+// Plan compiles the node's Plan.
+func (f *Facts) Plan(s *cluster.Snapshot) *plan.Plan {
+	in := plan.Input{Node: f.Node, Overlay: f.Overlay, Underlay: f.Underlay, Snapshot: s}
+	for _, p := range f.Pods {
+		in.Pods = append(in.Pods, overlay.Pod{Link: p.Link, MAC: parseMAC(p.MAC), MTU: p.MTU, Addrs: p.Addrs})
+	}
+	return plan.CompileAll(in)
+}
+
+// Names are the pods of the node's links.
+func (f *Facts) Names() map[string]cluster.Key {
+	names := map[string]cluster.Key{}
+	for _, p := range f.Pods {
+		if ns, name, ok := strings.Cut(p.Pod, "/"); ok {
+			names[p.Link] = cluster.Key{Namespace: ns, Name: name}
+		}
+	}
+	return names
+}
+
+func parseMAC(text string) (m link.MAC) {
+	for i := range m {
+		if len(text) < 3*i+2 {
+			return link.MAC{}
+		}
+		m[i] = unhex(text[3*i])<<4 | unhex(text[3*i+1])
+	}
+	return m
+}
+
+func unhex(c byte) byte {
+	return byte(strings.IndexByte("0123456789abcdef", c) & 15)
+}
