@@ -35,7 +35,10 @@ type Node struct {
 	// PodCIDRs are masked prefixes, in the order of the object.
 	PodCIDRs []netip.Prefix
 	// Zone is the label topology.kubernetes.io/zone.
-	Zone     string
+	Zone string
+	// Leaving says that the node is about to go: deleted, or tainted by the cluster
+	// autoscaler. Load balancers are told to send it nothing new.
+	Leaving  bool
 	Problems []Problem
 }
 
@@ -134,6 +137,10 @@ type EndpointSlice struct {
 	// and not for a service proxy.
 	Headless  bool
 	IPv6      bool // the slice's addressType
+	// Triggered is when what made this state of the slice happened: the annotation
+	// endpoints.kubernetes.io/last-change-trigger-time, in RFC 3339, "" where there is
+	// none.
+	Triggered string
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 	Problems  []Problem

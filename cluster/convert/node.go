@@ -25,8 +25,16 @@ func Node(n *corev1.Node) *cluster.Node {
 		}
 	}
 	out.PodCIDRs = podCIDRs(&p, n)
+	out.Leaving = leaving(n)
 	out.Problems = p.list
 	return out
+}
+
+// leaving is the condition under which kube-proxy's /healthz says 503.
+func leaving(n *corev1.Node) bool {
+	return n.DeletionTimestamp != nil || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == "ToBeDeletedByClusterAutoscaler"
+	})
 }
 
 func podCIDRs(p *problems, n *corev1.Node) []netip.Prefix {

@@ -24,11 +24,12 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) *cluster.EndpointSlice {
 	p := problems{kind: "EndpointSlice", key: key(s.Namespace, s.Name)}
 	_, headless := s.Labels[corev1.IsHeadlessService]
 	out := &cluster.EndpointSlice{
-		Key:      p.key,
-		Service:  intern(service),
-		Headless: headless,
-		IPv6:     s.AddressType == discoveryv1.AddressTypeIPv6,
-		Ports:    endpointPorts(&p, s.Ports),
+		Key:       p.key,
+		Service:   intern(service),
+		Headless:  headless,
+		IPv6:      s.AddressType == discoveryv1.AddressTypeIPv6,
+		Triggered: s.Annotations[corev1.EndpointsLastChangeTriggerTime],
+		Ports:     endpointPorts(&p, s.Ports),
 	}
 	if !out.IPv6 && s.AddressType != discoveryv1.AddressTypeIPv4 {
 		p.add("addressType", "%q is not one of IPv4, IPv6 and FQDN: the endpoints are left out", s.AddressType)
