@@ -135,8 +135,8 @@ type EndpointSlice struct {
 	Service string
 	// Headless is the label service.kubernetes.io/headless: the slice is for DNS
 	// and not for a service proxy.
-	Headless  bool
-	IPv6      bool // the slice's addressType
+	Headless bool
+	IPv6     bool // the slice's addressType
 	// Triggered is when what made this state of the slice happened: the annotation
 	// endpoints.kubernetes.io/last-change-trigger-time, in RFC 3339, "" where there is
 	// none.
