@@ -55,9 +55,10 @@ type Ratio struct {
 }
 
 // Paired gives the ratios of the rounds, their median, and the interval that holds the
-// typical ratio with the given confidence (0.95). The interval is Student's t on the logarithms: with
-// five rounds a bootstrap has too few values to draw from and comes out too narrow. A
-// value that is not above zero has no ratio and is an error.
+// typical ratio with the given confidence (0.95). The interval is that of the signed rank test on
+// the logarithms, which one wild round does not spoil; below six rounds, too few for it, Student's
+// t, because a bootstrap has too few values to draw from and comes out too narrow. A value that
+// is not above zero has no ratio and is an error.
 func Paired(values, base []float64, confidence float64) (Ratio, error) {
 	if len(values) != len(base) {
 		return Ratio{}, fmt.Errorf("%d rounds against %d", len(values), len(base))
@@ -72,7 +73,10 @@ func Paired(values, base []float64, confidence float64) (Ratio, error) {
 		r.Rounds[i], logs[i] = q, math.Log(q)
 	}
 	r.Median = Median(r.Rounds)
-	low, high, err := Mean(logs, confidence)
+	_, low, high, err := Shift(logs, confidence)
+	if err != nil {
+		low, high, err = Mean(logs, confidence)
+	}
 	if err != nil {
 		return r, err
 	}
