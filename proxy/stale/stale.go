@@ -14,17 +14,17 @@
 package stale
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/proxy"
 )
 
-// Index has the UDP frontends of a Snapshot and who may answer for them. Update
-// costs what changed. It is not safe for use by several goroutines.
+// Index has the UDP frontends of a Table and who may answer for them. Update costs
+// what changed. It is not safe for use by several goroutines.
 type Index struct {
-	snapshot *cluster.Snapshot
+	table    *proxy.Table
 	services map[cluster.Key][]port
 	fronts   map[netip.AddrPort][]cluster.Key // mostly one Service each
 	nodes    map[uint16][]cluster.Key         // by node port
@@ -40,34 +40,26 @@ type port struct {
 	serving map[netip.AddrPort]bool
 }
 
-// New gives the Index of an empty cluster.
+// New gives the Index of an empty Table.
 func New() *Index {
 	return &Index{
-		snapshot: &cluster.Snapshot{}, services: map[cluster.Key][]port{},
+		table: &proxy.Table{}, services: map[cluster.Key][]port{},
 		fronts: map[netip.AddrPort][]cluster.Key{}, nodes: map[uint16][]cluster.Key{},
 		gone: map[netip.AddrPort]cluster.Key{}, goneNodes: map[uint16]cluster.Key{},
 	}
 }
 
-// Update brings the Index to a Snapshot. It says whether a flow that was right
+// Update brings the Index to a Table. It says whether a flow that was right
 // before may be stale now, so that a scan is worth its cost: an endpoint more
 // beside others makes none.
-func (x *Index) Update(s *cluster.Snapshot) (scan bool) {
-	dirty := map[cluster.Key]bool{}
-	for c := range s.Services.Changed(x.snapshot.Services) {
-		dirty[c.Key] = true
-	}
-	for c := range s.Endpoints.Changed(x.snapshot.Endpoints) {
-		dirty[c.Key] = true
-	}
-	for k := range dirty {
-		was, now := x.services[k], udpPorts(s.Services.Get(k), s.Endpoints.Get(k))
-		if len(was)+len(now) == 0 {
-			continue
+func (x *Index) Update(t *proxy.Table) (scan bool) {
+	for c := range t.Services.Changed(x.table.Services) {
+		was, now := x.services[c.Key], udpPorts(c.New)
+		if len(was)+len(now) > 0 {
+			scan = x.replace(c.Key, was, now) || scan
 		}
-		scan = x.replace(k, was, now) || scan
 	}
-	x.snapshot = s
+	x.table = t
 	return scan
 }
 
@@ -126,7 +118,7 @@ func (x *Index) Settled() {
 //
 // A flow that is not translated (answer is dst) began before the Service had an
 // endpoint. It is stale once there is one; without, it is not ours.
-func (x *Index) Stale(dst, answer netip.AddrPort, nodePort func(netip.Addr) bool) (cluster.Key, bool) {
+func (x *Index) Stale(dst, answer netip.AddrPort, own func(netip.Addr) bool) (cluster.Key, bool) {
 	if of := x.fronts[dst]; len(of) > 0 {
 		return of[0], !x.good(of, func(p port) bool { return slices.Contains(p.fronts, dst) }, dst, answer)
 	}
@@ -136,12 +128,17 @@ func (x *Index) Stale(dst, answer netip.AddrPort, nodePort func(netip.Addr) bool
 	of, now := x.nodes[dst.Port()]
 	k, before := x.goneNodes[dst.Port()]
 	switch {
-	case !now && !before || !nodePort(dst.Addr()):
+	case !now && !before || !own(dst.Addr()) || !x.nodePorts(dst.Addr()):
 		return cluster.Key{}, false
 	case now:
 		return of[0], !x.good(of, func(p port) bool { return p.node == dst.Port() }, dst, answer)
 	}
 	return k, answer != dst
+}
+
+// nodePorts says whether NodePorts answer at an own address of the node.
+func (x *Index) nodePorts(a netip.Addr) bool {
+	return !a.IsLoopback() && slices.ContainsFunc(x.table.NodePorts, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // good says whether answer may answer for one of the Services' ports that has the
@@ -181,50 +178,37 @@ func drop[F comparable](from map[F][]cluster.Key, f F, k cluster.Key) {
 	from[f] = left
 }
 
-// udpPorts gives the UDP ports that we serve of a Service, nil for one that is not
-// ours.
-func udpPorts(s *cluster.Service, of *cluster.ServiceSlices) []port {
-	if s == nil || s.Type == cluster.ExternalName || s.Headless || s.ProxyName != "" || len(s.ClusterIPs) == 0 {
+// udpPorts gives the UDP ports of an entry; nil has none.
+func udpPorts(e *proxy.Entry) []port {
+	if e == nil {
 		return nil
 	}
 	var ports []port
-	for _, sp := range s.Ports {
-		if sp.Protocol != cluster.UDP {
-			continue
+	for i := range e.Ports {
+		if p := &e.Ports[i]; p.Protocol == cluster.UDP {
+			ports = append(ports, udpPort(p))
 		}
-		fronts := map[netip.AddrPort]bool{}
-		for _, ips := range [][]netip.Addr{s.ClusterIPs, s.ExternalIPs, s.LoadBalancerIPs} {
-			for _, ip := range ips {
-				fronts[netip.AddrPortFrom(ip, sp.Port)] = true
-			}
-		}
-		ports = append(ports, port{
-			fronts: slices.SortedFunc(maps.Keys(fronts), netip.AddrPort.Compare), node: sp.NodePort, serving: serving(of, sp)})
 	}
 	return ports
 }
 
-// serving are the endpoints that may go on answering. One that is ready though it
-// does not serve is of a Service that publishes such addresses.
-func serving(of *cluster.ServiceSlices, sp cluster.ServicePort) map[netip.AddrPort]bool {
-	to := map[netip.AddrPort]bool{}
-	if of == nil {
-		return to
-	}
-	for _, slice := range of.Slices {
-		if slice.Headless {
+func udpPort(p *proxy.Port) port {
+	out := port{serving: map[netip.AddrPort]bool{}}
+	for _, f := range p.Frontends {
+		if f.Kind == proxy.NodePort {
+			out.node = f.Addr.Port()
 			continue
 		}
-		for _, port := range slice.Ports {
-			if port.Name != sp.Name || port.Protocol != sp.Protocol {
-				continue
-			}
-			for _, e := range slice.Endpoints {
-				if e.Serving || e.Ready {
-					to[netip.AddrPortFrom(e.Address, port.Port)] = true
-				}
+		out.fronts = append(out.fronts, f.Addr)
+	}
+	for _, es := range p.Endpoints {
+		// What the rules lead to may be ready though it does not serve: a Service may
+		// publish such addresses.
+		for _, to := range [][]netip.AddrPort{es.Serving, es.Cluster, es.Local} {
+			for _, e := range to {
+				out.serving[e] = true
 			}
 		}
 	}
-	return to
+	return out
 }

@@ -9,11 +9,18 @@ import (
 	"testing"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/proxy"
 )
 
 const nodeAddr, elsewhere = "192.0.2.1", "203.0.113.9"
 
 func local(a netip.Addr) bool { return a == netip.MustParseAddr(nodeAddr) }
+
+// compile makes the Table of what is built so far.
+func compile(b *cluster.Builder) *proxy.Table {
+	b.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{netip.MustParseAddr(nodeAddr)}})
+	return proxy.CompileAll(b.Publish(), proxy.Config{Node: "n1"})
+}
 
 func key(name string) cluster.Key { return cluster.Key{Namespace: "default", Name: name} }
 
@@ -54,7 +61,7 @@ func TestStale(t *testing.T) {
 	other.ProxyName, other.ExternalIPs, other.LoadBalancerIPs, other.Ports[0].NodePort = "theirs", nil, nil, 30055
 	b.SetService(other)
 	x := New()
-	if !x.Update(b.Publish()) {
+	if !x.Update(compile(b)) {
 		t.Error("the first Snapshot needs no scan")
 	}
 	for _, tc := range []struct {
@@ -96,10 +103,10 @@ func TestStale_deleted(t *testing.T) {
 	b, x := cluster.NewBuilder(), New()
 	b.SetService(dns("a", "10.96.0.10"))
 	b.SetSlice(slice("a", ready("10.244.0.2")))
-	x.Update(b.Publish())
+	x.Update(compile(b))
 	x.Settled()
 	b.DeleteService(key("a"))
-	if !x.Update(b.Publish()) {
+	if !x.Update(compile(b)) {
 		t.Error("a deleted Service needs no scan")
 	}
 	for _, dst := range []string{"10.96.0.10:53", "198.51.100.1:53", nodeAddr + ":30053"} {
@@ -122,7 +129,7 @@ func TestUpdate_scans(t *testing.T) {
 	step := func(what string, want bool, change func()) {
 		t.Helper()
 		change()
-		if got := x.Update(b.Publish()); got != want {
+		if got := x.Update(compile(b)); got != want {
 			t.Errorf("%s: scan %v", what, got)
 		}
 	}
@@ -141,14 +148,14 @@ func TestUpdate_scans(t *testing.T) {
 	step("the last endpoint is gone", true, func() { b.DeleteSlice(key("a-1")) })
 }
 
-// TestUpdate_incremental: after any history the Index is that of the last
-// Snapshot alone.
+// TestUpdate_incremental: after any history the Index is that of the last Table
+// alone.
 func TestUpdate_incremental(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range 300 {
 		b, x := cluster.NewBuilder(), New()
-		var s *cluster.Snapshot
+		var s *proxy.Table
 		for range 20 {
 			name := fmt.Sprint("s", r.IntN(3))
 			switch r.IntN(4) {
@@ -165,7 +172,7 @@ func TestUpdate_incremental(t *testing.T) {
 				svc.Ports[0].NodePort = uint16(30000 + r.IntN(3))
 				b.SetService(svc)
 			}
-			s = b.Publish()
+			s = compile(b)
 			x.Update(s)
 		}
 		x.Settled()
@@ -196,13 +203,18 @@ func BenchmarkUpdate_oneEndpoint(b *testing.B) {
 		builder.SetService(s)
 		builder.SetSlice(slice(fmt.Sprint("s", i), ready("10.244.0.2"), ready("10.244.0.3")))
 	}
-	x.Update(builder.Publish())
-	var snapshots [2]*cluster.Snapshot
-	for i := range snapshots {
+	old := builder.Publish()
+	table := proxy.CompileAll(old, proxy.Config{Node: "n1"})
+	x.Update(table)
+	var tables [2]*proxy.Table
+	for i := range tables {
 		builder.SetSlice(slice("s7", []cluster.Endpoint{ready("10.244.0.2"), ready("10.244.0.3")}[i:]...))
-		snapshots[i] = builder.Publish()
+		now := builder.Publish()
+		table = proxy.Compile(table, old, now, proxy.Config{Node: "n1"})
+		old, tables[i] = now, table
+
 	}
 	for i := range b.N {
-		x.Update(snapshots[i%2])
+		x.Update(tables[i%2])
 	}
 }
