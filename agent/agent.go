@@ -63,7 +63,8 @@ type Agent struct {
 	snapshot *cluster.Snapshot // nil before the first sync
 	plan     *plan.Plan        // the last one compiled; nil before the first sync
 
-	failures int // in a row
+	applied  string // the Snapshot's version
+	failures int    // in a row
 	lastErr  error
 	lastLog  time.Time
 	started  time.Time
@@ -168,6 +169,9 @@ func (a *Agent) apply() error {
 		return nil
 	}
 	err := errors.Join(a.compile(), a.links.apply(a.plan), a.services.apply(a.plan))
+	if err == nil {
+		a.applied = a.snapshot.Version
+	}
 	a.report(err)
 	return err
 }

@@ -25,6 +25,9 @@ type Status struct {
 	// Underlay is the link that joins the node to the others, as the last Plan has
 	// it.
 	Underlay link.Underlay `json:"underlay"`
+	// Applied is the version of the cluster's state that the kernel has, where the
+	// source gives one.
+	Applied string `json:"applied,omitempty"`
 	// Error is the last error of the loop, empty when all is applied.
 	Error    string `json:"error,omitempty"`
 	Failures int    `json:"failures,omitempty"`
@@ -51,6 +54,7 @@ func (a *Agent) status() shim.Reply {
 			s.Problems = append(s.Problems, p.String())
 		}
 	}
+	s.Applied = a.applied
 	if a.lastErr != nil {
 		s.Error, s.Failures = a.lastErr.Error(), a.failures
 	}

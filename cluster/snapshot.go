@@ -21,6 +21,10 @@ type Snapshot struct {
 	// Endpoints has the slices of each Service, by the Service's key, sorted by
 	// the slices' names. It is derived from Slices.
 	Endpoints Map[ServiceSlices]
+	// Version names the state of the source that this was read from, where the
+	// source can tell: for a folder, file.Version. Nothing is compiled from it; it
+	// tells who waits for a change whether it has arrived.
+	Version string
 }
 
 // Problem is a condition of one object that keeps it, and it alone, from being

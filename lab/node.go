@@ -32,9 +32,10 @@ type node struct {
 
 // agentSeen is what an agent said of itself last.
 type agentSeen struct {
-	pid    int // of the agent that said it
-	synced bool
-	err    string
+	pid     int // of the agent that said it
+	synced  bool
+	applied string // the version of the cluster folder that its kernel has
+	err     string
 }
 
 // syncNodes makes the nodes that are new and ends those that are gone, or have
@@ -166,6 +167,12 @@ func (n *node) ready() bool {
 	return st.State == "running" && seen != nil && seen.pid == st.PID && seen.synced && seen.err == ""
 }
 
+// has says whether the node's kernel has that version of the cluster folder.
+func (n *node) has(version string) bool {
+	seen := n.seen.Load()
+	return n.err != nil || seen != nil && seen.applied == version
+}
+
 // watchAgent asks the agent how it is until the node goes.
 func (n *node) watchAgent(changed func()) {
 	for every := 20 * time.Millisecond; ; {
@@ -202,11 +209,12 @@ func (n *node) askAgent() *agentSeen {
 		return seen
 	}
 	var st struct {
-		Synced bool
-		Error  string
+		Synced  bool
+		Applied string
+		Error   string
 	}
 	if json.Unmarshal(reply.Result, &st) == nil {
-		seen.synced, seen.err = st.Synced, st.Error
+		seen.synced, seen.applied, seen.err = st.Synced, st.Applied, st.Error
 	}
 	return seen
 }

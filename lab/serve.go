@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cluster/file"
 )
 
 func (h *holder) accept(listener net.Listener) {
@@ -94,7 +95,7 @@ func errorReply(err error) reply {
 }
 
 // quiet is how long the cluster folder must not have changed for a wait to end:
-// agents and DNS servers follow it within a fraction of this.
+// DNS servers follow it within a fraction of this. Agents say what they have.
 const quiet = 150 * time.Millisecond
 
 // wait comes back when all is Ready, or the front has gone. It tells of progress
@@ -104,13 +105,11 @@ func (h *holder) wait(conn *net.UnixConn, left <-chan struct{}) reply {
 	for {
 		st := h.status()
 		waiting := st.NotReady()
-		var last time.Time
-		h.look(func() { last = h.lastWrite })
-		if len(waiting) == 0 && time.Since(last) > quiet {
-			return reply{Status: st}
+		if len(waiting) == 0 {
+			waiting = h.behind()
 		}
 		if len(waiting) == 0 {
-			waiting = []string{"the agents"}
+			return reply{Status: st}
 		}
 		if text := progressText(st, waiting); text != said && time.Since(told) > time.Second {
 			told, said = time.Now(), text
@@ -124,6 +123,28 @@ func (h *holder) wait(conn *net.UnixConn, left <-chan struct{}) reply {
 			return reply{Error: "the lab is going down"}
 		}
 	}
+}
+
+// behind names who may not have the cluster folder as it is now.
+func (h *holder) behind() []string {
+	want, err := file.Version(filepath.Join(h.dir, "cluster"))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var names []string
+	h.look(func() {
+		for _, n := range h.nodes {
+			if !n.has(want) {
+				n.ask()
+				names = append(names, "the agent of node "+n.Name)
+			}
+		}
+		if time.Since(h.lastWrite) <= quiet {
+			names = append(names, "the DNS servers")
+		}
+	})
+	slices.Sort(names)
+	return names
 }
 
 func progressText(st *Status, waiting []string) string {

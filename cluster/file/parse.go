@@ -1,6 +1,7 @@
 package file
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ type parsed struct {
 	failed   bool           // some document gave no object
 	// unreadable says that the file could not be read at all.
 	unreadable error
+	sum        [sha256.Size]byte // of the text
 }
 
 // parse reads one file. Its name is for messages and tells JSON from YAML.

@@ -1,6 +1,8 @@
 package file
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -121,7 +123,39 @@ func (d dir) parse(name string) *parsed {
 	if err != nil {
 		return &parsed{failed: true, unreadable: err, problems: []cluster.Problem{fileProblem(name, "", err.Error())}}
 	}
-	return parse(name, data)
+	p := parse(name, data)
+	p.sum = sha256.Sum256(data)
+	return p
+}
+
+// Version gives a digest of the files of a folder, or of one file, as they are
+// now. A Source's Snapshot has the same when it has read them.
+func Version(path string) (string, error) {
+	d, err := dirOf(path)
+	if err != nil {
+		return "", err
+	}
+	names, err := d.names()
+	if err != nil {
+		return "", err
+	}
+	sums := map[string][sha256.Size]byte{}
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(d.path, name))
+		if err != nil {
+			return "", err
+		}
+		sums[name] = sha256.Sum256(data)
+	}
+	return version(sums), nil
+}
+
+func version(sums map[string][sha256.Size]byte) string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		fmt.Fprintf(h, "%q %x\n", name, sums[name])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // tree is what the files of a folder have, by name.

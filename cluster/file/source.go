@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,11 +52,12 @@ type Source struct {
 	out  newest.Chan[*cluster.Snapshot]
 
 	// Of Run alone.
-	watcher *fsnotify.Watcher
-	files   tree
-	have    map[ref]metav1.Object
-	builder *cluster.Builder
-	started bool
+	watcher   *fsnotify.Watcher
+	files     tree
+	have      map[ref]metav1.Object
+	builder   *cluster.Builder
+	started   bool
+	published string // the version
 
 	mu       sync.Mutex
 	problems []cluster.Problem
@@ -257,14 +259,26 @@ func (s *Source) update() {
 	}
 	s.have = now
 	s.report(problems)
-	if s.builder.Pending() || !s.started {
+	if s.builder.Pending() || !s.started || s.version() != s.published {
 		s.publish()
 	}
 }
 
+// publish sends also where the text alone has changed: who waits for that version
+// has to see it.
 func (s *Source) publish() {
-	s.started = true
-	s.out.Send(s.builder.Publish())
+	s.started, s.published = true, s.version()
+	next := s.builder.Publish()
+	next.Version = s.published
+	s.out.Send(next)
+}
+
+func (s *Source) version() string {
+	sums := make(map[string][sha256.Size]byte, len(s.files))
+	for name, p := range s.files {
+		sums[name] = p.sum
+	}
+	return version(sums)
 }
 
 // report keeps the problems for status and logs those that are new.
