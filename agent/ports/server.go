@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,18 +45,10 @@ type Ports struct {
 // Run serves until ctx ends. An address that is in use is tried again and again,
 // since the proxy before us may still be ending; it is never an error.
 func (p *Ports) Run(ctx context.Context) error {
-	done := make(chan struct{}, 2)
-	for addr, mux := range map[string]*http.ServeMux{p.Addresses.Health: p.healthMux(), p.Addresses.Metrics: p.metricsMux()} {
-		go func() {
-			p.serve(ctx, addr, mux)
-			done <- struct{}{}
-		}()
-		if p.Addresses.Health == p.Addresses.Metrics { // both ""
-			done <- struct{}{}
-		}
-	}
-	<-done
-	<-done
+	var wg sync.WaitGroup
+	wg.Go(func() { p.serve(ctx, p.Addresses.Health, p.healthMux()) })
+	wg.Go(func() { p.serve(ctx, p.Addresses.Metrics, p.metricsMux()) })
+	wg.Wait()
 	return nil
 }
 
