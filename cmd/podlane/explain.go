@@ -28,7 +28,7 @@ import (
 type explainFlags struct {
 	planFlags
 	lab, runDir, output, protocol, enter string
-	v6                                   bool
+	v6, verify, all                      bool
 }
 
 func newExplain() *cobra.Command {
@@ -39,18 +39,20 @@ func newExplain() *cobra.Command {
 		Long: `Say where the packets of one access go, hop by hop: which names the pod's resolver asks for and who answers, which Service rules they meet,
 with what probability each endpoint is chosen or why it is not, whether the source address changes, which route, VTEP and underlay address they take, what
 is the longest packet, and how the answer comes back; beside each step the kernel object behind it. It is computed from the same Plan that the
-agents apply, and sends nothing.
+agents apply, and sends nothing. With --verify, in a lab, it also compares with what the kernels have, sends one real connection, proves its way by
+conntrack, counters and nftrace, and names the first hop where reality differs.
 
 FROM is a pod (curl, default/curl), node/NAME, an address, or "outside". TO is NAME:PORT, IP:PORT, svc/NAMESPACE/NAME:PORT, or a pod (NAMESPACE/NAME, with
 or without :PORT). It asks the agent of this node, or with --lab the agents of a lab, or with -f nobody: then the manifests are the cluster.
 
-The exit status is 0 also when the packet is refused or lost, 2 when the question cannot be answered.`,
+The exit status is 0 also when the packet is refused or lost, 1 when --verify or --all finds a difference, 2 when the question cannot be answered.`,
 		Example: `  podlane explain default/curl nginx-service:8000 -f examples/nginx.yaml
   podlane lab explain curl nginx-service:8000
-  podlane lab explain node/n1 svc/default/nginx-service:8000
+  podlane lab explain node/n1 svc/default/nginx-service:8000 --verify
+  podlane lab explain --all
   podlane explain curl 10.96.0.10:53 --protocol udp -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 2 {
+			if len(args) != 2 && !(f.all && len(args) == 0) {
 				return &exitError{2, errors.New("explain: want FROM and TO, such as: podlane explain default/curl nginx-service:8000")}
 			}
 			return nil
@@ -65,6 +67,8 @@ The exit status is 0 also when the packet is refused or lost, 2 when the questio
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "of several addresses take that of IPv6")
 	fl.StringVar(&f.enter, "enter", "", "the node at which packets from outside come in")
 	fl.StringVar(&f.node, "node", "", "with -f: check that the manifests have this node, and let packets from outside come in there")
+	fl.BoolVar(&f.verify, "verify", false, "in a lab: compare with the kernels of the nodes on the way, and prove the way with one real connection")
+	fl.BoolVar(&f.all, "all", false, "in a lab: compare everything that the nodes should have with what they have; exit status 1 when it differs")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "with -f: how packets reach other nodes' pods: auto, vxlan, direct")
 	fl.StringVar(&f.cluster, "cluster", "podlane", "with -f: the cluster's name")
@@ -100,7 +104,16 @@ func runExplain(cmd *cobra.Command, f explainFlags, args []string) error {
 	if !ok {
 		return &exitError{2, fmt.Errorf("-o %q: want text, json, dot, mermaid or svg", f.output)}
 	}
+	if (f.verify || f.all) && f.lab == "" {
+		return &exitError{2, errors.New("--verify and --all need --lab NAME, or podlane lab explain")}
+	}
+	if f.all {
+		return asTwo(compareAll(cmd, f))
+	}
 	access := explain.Access{From: args[0], To: args[1], Protocol: proto, IPv6: f.v6, Enter: f.enter}
+	if f.verify {
+		return asTwo(verifyInLab(cmd, f, access))
+	}
 	answer, err := f.answer(cmd, access)
 	if err != nil {
 		return asTwo(err)

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podlane/podlane/cluster/file"
+	"github.com/podlane/podlane/explain/observe"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/proxy/nftables/apply"
+)
+
+// newObserve is what explain --verify and doctor run inside a node's or pod's
+// namespace. Every part prints one JSON document.
+func newObserve() *cobra.Command {
+	cmd := &cobra.Command{Use: "observe", Hidden: true, Short: "Look at this namespace for `podlane explain --verify` and `podlane doctor`", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters())
+	return cmd
+}
+
+type nodeFlags struct{ node, manifests, mode, cluster, runDir, stateDir string }
+
+func (f *nodeFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.node, "node", "", "the node's name")
+	fl.StringVar(&f.manifests, "manifests", "", "folder with the cluster's state")
+	fl.StringVar(&f.mode, "overlay", "auto", "auto, vxlan, direct")
+	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name")
+	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
+}
+
+func (f *nodeFlags) read() (observe.Node, error) {
+	o, err := overlayConfig(f.mode, f.cluster)
+	if err != nil {
+		return observe.Node{}, err
+	}
+	objects, _, err := file.Read(f.manifests)
+	if err != nil {
+		return observe.Node{}, err
+	}
+	return observe.Node{Name: f.node, Snapshot: objects.Snapshot(""), Overlay: o, RunDir: f.runDir, StateDir: f.stateDir}, nil
+}
+
+func newObserveNode() *cobra.Command {
+	var f nodeFlags
+	cmd := &cobra.Command{Use: "node", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		n, err := f.read()
+		if err != nil {
+			return err
+		}
+		report, _, err := observe.Look(n)
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd.OutOrStdout(), report)
+	}}
+	f.add(cmd)
+	return cmd
+}
+
+func newObserveTrace() *cobra.Command {
+	var port uint16
+	var protocol string
+	var v6 bool
+	var timeout time.Duration
+	cmd := &cobra.Command{Use: "trace", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		t, err := observe.StartTrace(protocols[strings.ToLower(protocol)], port, v6)
+		if err != nil {
+			return err
+		}
+		s := t.Collect(ctx)
+		if err := t.Stop(); err != nil {
+			s.Problem = err.Error()
+		}
+		return printJSON(cmd.OutOrStdout(), s)
+	}}
+	fl := cmd.Flags()
+	fl.Uint16Var(&port, "port", 0, "the client's port")
+	fl.StringVar(&protocol, "protocol", "tcp", "tcp, udp")
+	fl.BoolVarP(&v6, "ipv6", "6", false, "IPv6")
+	fl.DurationVar(&timeout, "timeout", 5*time.Second, "the longest time")
+	return cmd
+}
+
+func newObserveProbe() *cobra.Command {
+	var p observe.Probe
+	var protocol string
+	cmd := &cobra.Command{Use: "probe HOST:PORT", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		p.Protocol, p.To = protocols[strings.ToLower(protocol)], args[0]
+		return printJSON(cmd.OutOrStdout(), p.Run(cmd.Context()))
+	}}
+	fl := cmd.Flags()
+	fl.Uint16Var(&p.Port, "port", 0, "the source port")
+	fl.StringVar(&protocol, "protocol", "tcp", "tcp, udp")
+	fl.DurationVar(&p.Timeout, "timeout", 2*time.Second, "how long to wait for an answer")
+	return cmd
+}
+
+func newObserveRoute() *cobra.Command {
+	return &cobra.Command{Use: "route ADDRESS...", Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		list := []observe.Decision{}
+		for _, a := range args {
+			dst, err := netip.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			list = append(list, observe.Decide(dst))
+		}
+		return printJSON(cmd.OutOrStdout(), list)
+	}}
+}
+
+func newObservePort() *cobra.Command {
+	return &cobra.Command{Use: "port", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		port, err := observe.FreePort()
+		if err != nil {
+			return fmt.Errorf("a free port: %w", err)
+		}
+		return printJSON(cmd.OutOrStdout(), port)
+	}}
+}
+
+func newObserveCounters() *cobra.Command {
+	return &cobra.Command{Use: "counters", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		conn, err := nft.Dial(0)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		counts, err := apply.Counts(conn)
+		if err != nil {
+			return err
+		}
+		list := []counterJSON{}
+		for _, c := range counts {
+			list = append(list, counterJSON{c.Service, c.Protocol.String(), c.Frontend.String(), c.New})
+		}
+		return printJSON(cmd.OutOrStdout(), list)
+	}}
+}

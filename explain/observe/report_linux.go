@@ -1,0 +1,117 @@
+package observe
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni"
+	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/plan"
+)
+
+// Node says which node to look at, from a process in its network namespace.
+type Node struct {
+	Name     string
+	Snapshot *cluster.Snapshot
+	Overlay  overlay.Config
+	RunDir   string
+	StateDir string
+}
+
+// Report is what a node really has, without asking its agent.
+type Report struct {
+	Facts
+	Agent       string       `json:"agent"` // what is wrong with the agent, or empty
+	Differences []Difference `json:"differences"`
+	Foreign     []Foreign    `json:"foreign"`
+	Problems    []string     `json:"problems,omitempty"` // what could not be looked at
+}
+
+// Look makes the Report of a node. Its error says that there is nothing to say:
+// no rights, or no such node.
+func Look(n Node) (*Report, *plan.Plan, error) {
+	own := n.Snapshot.Nodes.Get(cluster.Key{Name: n.Name})
+	if own == nil || len(own.Addresses) == 0 {
+		return nil, nil, fmt.Errorf("node %s: no such node in the cluster's state, or it has no address", n.Name)
+	}
+	handle, err := link.Open("")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer handle.Close()
+	underlay, err := handle.ReadUnderlay(own.Addresses[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	record, recordErr := cni.ReadRecord(filepath.Join(n.StateDir, "allocations", "v1"))
+	r := &Report{Facts: *FromRecord(n.Name, underlay, n.Overlay, record)}
+	r.note(recordErr)
+	p := r.Plan(n.Snapshot)
+	if r.Differences, err = Compare(p); err != nil {
+		return nil, nil, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	r.Foreign, err = ForeignDrops()
+	r.note(err)
+	r.Agent = agentTrouble(filepath.Join(n.RunDir, "agent.sock"))
+	return r, p, nil
+}
+
+func (r *Report) note(err error) {
+	if err != nil {
+		r.Problems = append(r.Problems, err.Error())
+	}
+}
+
+// agentTrouble says what is wrong with the agent of a socket, or "".
+func agentTrouble(socket string) string {
+	reply, err := shim.Ask(socket, shim.Request{Verb: agent.VerbStatus}, 3*time.Second)
+	if err != nil {
+		return "does not answer: " + err.Error()
+	}
+	if reply.Error != nil {
+		return reply.Error.Error()
+	}
+	return ""
+}
+
+// Decision is what the kernel's routing, with all rules and tables of whoever,
+// says about an address.
+type Decision struct {
+	Dst     netip.Addr `json:"dst"`
+	Via     netip.Addr `json:"via,omitzero"`
+	Dev     string     `json:"dev"`
+	Local   bool       `json:"local,omitempty"`
+	Problem string     `json:"problem,omitempty"`
+}
+
+// Decide asks the kernel where a packet to an address would go.
+func Decide(dst netip.Addr) Decision {
+	d := Decision{Dst: dst}
+	routes, err := netlink.RouteGet(dst.AsSlice())
+	if err != nil || len(routes) == 0 {
+		d.Problem = fmt.Sprint(errors.Join(err, errors.New("no route")))
+		if err != nil {
+			d.Problem = err.Error()
+		}
+		return d
+	}
+	r := routes[0]
+	if a, ok := netip.AddrFromSlice(r.Gw); ok {
+		d.Via = a.Unmap()
+	}
+	const rtnLocal = 2
+	d.Local = r.Type == rtnLocal
+	if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		d.Dev = l.Attrs().Name
+	}
+	return d
+}

@@ -1,0 +1,219 @@
+package observe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/conntrack"
+)
+
+// Sighting is what one node saw of a probe's connection.
+type Sighting struct {
+	Node string `json:"node"`
+	// Seen says that a packet of the connection came by the packet filter.
+	Seen bool `json:"seen"`
+	// End is where the packet filter ended one of its packets: the table, chain and
+	// rule, or empty.
+	End string `json:"end,omitempty"`
+	// Steps are the chains and rules that its packets met.
+	Steps []string `json:"steps,omitempty"`
+	// Flows are the connection's entries in conntrack.
+	Flows []FlowSeen `json:"flows,omitempty"`
+	// Problem says why there was no trace.
+	Problem string `json:"problem,omitempty"`
+}
+
+// FlowSeen is a conntrack entry.
+type FlowSeen struct {
+	Orig  conntrack.Tuple `json:"orig"`
+	Reply conntrack.Tuple `json:"reply"`
+}
+
+// Tracer marks the packets of one connection, told by its port, so that the
+// kernel reports every rule they meet.
+type Tracer struct {
+	conn     *nftables.Conn
+	table    *nftables.Table
+	events   *netlink.Conn
+	Port     uint16
+	Protocol cluster.Protocol
+	V6       bool
+}
+
+// The attributes of NFT_MSG_TRACE (include/uapi/linux/netfilter/nf_tables.h).
+const (
+	msgTrace        = unix.NFNL_SUBSYS_NFTABLES<<8 | 17
+	groupTrace      = 9
+	traceTable      = 1
+	traceChain      = 2
+	traceHandle     = 3
+	traceType       = 4
+	traceVerdict    = 5
+	traceTransport  = 9
+	traceNFProto    = 15
+	tracePolicy     = 16
+	verdictCode     = 1
+	traceTypePolicy = 1
+	traceTypeRule   = 3
+)
+
+// StartTrace adds a table of its own to the calling thread's network namespace,
+// which Stop removes.
+func StartTrace(protocol cluster.Protocol, port uint16, v6 bool) (*Tracer, error) {
+	events, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := events.JoinGroup(groupTrace); err != nil {
+		_ = events.Close()
+		return nil, fmt.Errorf("trace: %w", err)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		_ = events.Close()
+		return nil, err
+	}
+	family := nftables.TableFamilyIPv4
+	if v6 {
+		family = nftables.TableFamilyIPv6
+	}
+	t := &Tracer{conn: conn, events: events, Port: port, Protocol: protocol, V6: v6,
+		table: conn.AddTable(&nftables.Table{Family: family, Name: fmt.Sprintf("podlane-trace-%d", os.Getpid())})}
+	for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
+		priority := nftables.ChainPriority(-350)
+		chain := conn.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority})
+		for _, offset := range []uint32{0, 2} { // source port, destination port
+			conn.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: t.match(offset)})
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		_ = events.Close()
+		return nil, fmt.Errorf("trace: %w", err)
+	}
+	return t, nil
+}
+
+func (t *Tracer) match(offset uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(t.Protocol)}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(t.Port)},
+		&expr.Immediate{Register: 1, Data: []byte{1}},
+		&expr.Meta{Key: expr.MetaKeyNFTRACE, SourceRegister: true, Register: 1},
+	}
+}
+
+// Stop removes the table.
+func (t *Tracer) Stop() error {
+	t.conn.DelTable(t.table)
+	return errors.Join(t.conn.Flush(), t.events.Close())
+}
+
+// Collect reads what the kernel reports until ctx ends, and then the connection's
+// conntrack entries.
+func (t *Tracer) Collect(ctx context.Context) Sighting {
+	s := Sighting{}
+	met := map[string]bool{}
+	defer context.AfterFunc(ctx, func() { _ = t.events.SetReadDeadline(time.Now()) })()
+	for ctx.Err() == nil {
+		msgs, err := t.events.Receive()
+		if err != nil {
+			break
+		}
+		for _, m := range msgs {
+			if m.Header.Type == msgTrace && len(m.Data) > 4 {
+				t.note(&s, met, m.Data[4:])
+			}
+		}
+	}
+	var err error
+	if s.Flows, err = Flows(t.Protocol, t.Port, t.V6); err != nil {
+		s.Problem = err.Error()
+	}
+	return s
+}
+
+func (t *Tracer) note(s *Sighting, met map[string]bool, data []byte) {
+	ad, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return
+	}
+	ad.ByteOrder = binary.BigEndian
+	var table, chain string
+	var handle uint64
+	var typ, policy uint32
+	code := int32(-1)
+	for ad.Next() {
+		switch ad.Type() {
+		case traceTable:
+			table = ad.String()
+		case traceChain:
+			chain = ad.String()
+		case traceHandle:
+			handle = ad.Uint64()
+		case traceType:
+			typ = ad.Uint32()
+		case tracePolicy:
+			policy = ad.Uint32()
+		case traceVerdict:
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					if n.Type() == verdictCode {
+						code = int32(n.Uint32())
+					}
+				}
+				return nil
+			})
+		}
+	}
+	s.Seen = true
+	if table == t.table.Name {
+		return
+	}
+	step := fmt.Sprintf("table %s chain %s", table, chain)
+	ends := typ == traceTypePolicy && policy == 0
+	if typ == traceTypeRule {
+		step += fmt.Sprintf(" rule handle %d", handle)
+		ends = code == 0
+	} else if ends {
+		step += " policy drop"
+	}
+	if !met[step] {
+		met[step] = true
+		s.Steps = append(s.Steps, step)
+	}
+	if ends && s.End == "" {
+		s.End = step
+	}
+}
+
+// Flows gives the conntrack entries of connections of which a port is part.
+func Flows(protocol cluster.Protocol, port uint16, v6 bool) ([]FlowSeen, error) {
+	conn, err := conntrack.Dial(0)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var list []FlowSeen
+	err = conn.Each(uint8(protocol), v6, func(f conntrack.Flow) {
+		if f.Orig.Src.Port() == port || f.Reply.Dst.Port() == port {
+			list = append(list, FlowSeen{f.Orig, f.Reply})
+		}
+	})
+	if errors.Is(err, conntrack.ErrPartial) {
+		err = nil
+	}
+	return list, err
+}
