@@ -1,0 +1,125 @@
+package takeover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/podlane/podlane/agent/ports"
+)
+
+const (
+	table   = "kube-proxy"    // of its nftables mode
+	entry   = "KUBE-SERVICES" // the chain where its iptables mode begins
+	ipvsDev = "kube-ipvs0"
+)
+
+var families = map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}
+
+// Detect looks for kube-proxy in the calling thread's network namespace. It needs
+// CAP_NET_ADMIN there.
+func Detect(ctx context.Context) (Evidence, error) {
+	var e Evidence
+	var errs []error
+	for _, find := range []func() ([]string, error){nftablesRules, legacyRules} {
+		rules, err := find()
+		e.Rules, errs = append(e.Rules, rules...), append(errs, err)
+	}
+	if _, err := net.InterfaceByName(ipvsDev); err == nil {
+		e.IPVS, e.Rules = true, append(e.Rules, "device "+ipvsDev+" of IPVS mode")
+	}
+	slices.Sort(e.Rules)
+	e.Answers = answers(ctx)
+	return e, errors.Join(errs...)
+}
+
+// nftablesRules finds the tables of the nftables mode, and the chains of the
+// iptables mode where iptables is the one over nftables.
+func nftablesRules() ([]string, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	tables, err := c.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: list tables: %w", err)
+	}
+	var found []string
+	for _, t := range tables {
+		family, known := families[t.Family]
+		switch {
+		case !known:
+		case t.Name == table:
+			found = append(found, fmt.Sprintf("nftables table %s %s", family, table))
+		case t.Name == "nat":
+			_, err := c.ListChain(t, entry)
+			if err == nil {
+				found = append(found, fmt.Sprintf("iptables chain %s of table %s nat", entry, family))
+			} else if !strings.Contains(err.Error(), "no such file") { // the library wraps no error
+				return nil, fmt.Errorf("nftables: chain %s: %w", entry, err)
+			}
+		}
+	}
+	return found, nil
+}
+
+// answers asks the ports of kube-proxy. Our own answers carry our name; another
+// server on a port of kube-proxy's counts as it, since we cannot have the port.
+func answers(ctx context.Context) []string {
+	var found []string
+	for _, url := range []string{"http://127.0.0.1:10249/proxyMode", "http://127.0.0.1:10256/healthz"} {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		if a := answer(ctx, url); a != "" {
+			found = append(found, a)
+		}
+		cancel()
+	}
+	return found
+}
+
+func answer(ctx context.Context, url string) string {
+	addr := strings.Split(url, "/")[2]
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return ""
+	}
+	// The connection is made here, on the calling thread, which may be in a namespace
+	// of its own.
+	dial := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	defer conn.Close()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return ""
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return addr + " (something that is no kube-proxy)"
+	}
+	defer resp.Body.Close()
+	if resp.Header.Get("Server") == ports.Server {
+		return ""
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 32))
+	if err == nil && strings.HasSuffix(url, "/proxyMode") {
+		return fmt.Sprintf("%s (mode %s)", addr, body)
+	}
+	return addr
+}
+
+// legacyTables is the file that lists the tables of one family of iptables that is
+// not over nftables: asking the kernel for a table that is not in use would make
+// it.
+func legacyTables(path string) bool {
+	data, err := os.ReadFile(path)
+	return err == nil && slices.Contains(strings.Fields(string(data)), "nat")
+}
