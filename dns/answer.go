@@ -200,7 +200,9 @@ func (r *reply) pod(p path) bool {
 }
 
 // reverse answers for the names of addresses. One that belongs to no Service is
-// not known here, which does not say that it does not exist.
+// not known here, which does not say that it does not exist. What has no PTR
+// record that could be sent, or another type, has the SOA record that negative
+// answers need (RFC 2308).
 func (z *Zone) reverse(q Question, a *Answer) {
 	addr, ok := reverseAddr(q.Name)
 	if !ok {
@@ -215,6 +217,14 @@ func (z *Zone) reverse(q Question, a *Answer) {
 	r := reply{z: z, q: q, a: a}
 	for _, n := range z.namesOf(addr, o.services) {
 		r.add(Record{Type: TypePTR, Target: n})
+	}
+	if len(a.Answer) == 0 {
+		soa := z.soa()
+		soa.Name = arpa4
+		if addr.Is6() {
+			soa.Name = arpa6
+		}
+		a.Authority = append(a.Authority, soa)
 	}
 }
 

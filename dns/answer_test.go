@@ -119,7 +119,7 @@ func checkWire(t *testing.T, name string, question Question, a *Answer) {
 	if err := m.Unpack(appendAnswer(nil, &q, a, 65535, 1232)); err != nil {
 		t.Fatalf("%s: unpack: %v", name, err)
 	}
-	if Code(m.Rcode) != a.Code || !m.Authoritative || m.Question[0].Name != dns.Fqdn(name) {
+	if Code(m.Rcode) != a.Code || m.Authoritative == (a.Code == Refused) || m.Question[0].Name != dns.Fqdn(name) {
 		t.Errorf("%s: header %v, question %v", name, m.MsgHdr, m.Question)
 	}
 	for i, sec := range [3][]dns.RR{m.Answer, m.Ns, m.Extra} {

@@ -62,8 +62,13 @@ func hostOf(e *cluster.Endpoint) string {
 	return dashed(e.Address)
 }
 
+// dashed gives an address as a label, which does not end in a dash.
 func dashed(a netip.Addr) string {
-	return strings.NewReplacer(".", "-", ":", "-").Replace(a.WithZone("").String())
+	s := strings.NewReplacer(".", "-", ":", "-").Replace(a.WithZone("").String())
+	if strings.HasSuffix(s, "-") {
+		s += "0"
+	}
+	return s
 }
 
 // undashed reads the address of a pod record's first label.

@@ -26,7 +26,11 @@ type encoder struct {
 // additional ones are missing, the flag TC (RFC 2181, section 9).
 func appendAnswer(buf []byte, q *query, a *Answer, limit, udp int) []byte {
 	e := encoder{buf: buf, start: len(buf), q: q, udp: udp, limit: len(buf) + limit - q.optLen()}
-	e.header(flagAA, a.Code)
+	flags := uint16(flagAA)
+	if a.Code == Refused {
+		flags = 0
+	}
+	e.header(flags, a.Code)
 	whole := e.section(6, a.Answer) && e.section(8, a.Authority)
 	if whole {
 		e.section(10, a.Extra)
