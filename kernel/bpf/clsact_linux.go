@@ -1,0 +1,183 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/overlay/fastpath"
+)
+
+// priority and handle are our filter's place in a clsact qdisc. The same again
+// replaces the program in one step.
+const (
+	priority = 0xB112
+	handle   = 1
+)
+
+// addFilter puts the program into the ingress half of a clsact qdisc, which it
+// makes where there is none.
+func addFilter(index int, p *ebpf.Program, role fastpath.Role) error {
+	q := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
+	if err := netlink.QdiscAdd(q); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("clsact: %w", err)
+	}
+	return netlink.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: handle, Priority: priority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: p.FD(), Name: programName(role), DirectAction: true,
+	})
+}
+
+func programName(role fastpath.Role) string {
+	if role == fastpath.ToPod {
+		return objectsProgPlToPod
+	}
+	return objectsProgPlFromPod
+}
+
+// ours tells a filter of ours, and what its program does.
+func ours(f netlink.Filter) (fastpath.Role, bool) {
+	b, isBPF := f.(*netlink.BpfFilter)
+	if !isBPF || b.Priority != priority {
+		return "", false
+	}
+	role := roleNamed(b.Name)
+	return role, role != ""
+}
+
+// removeFilter takes our filter from a device, and the qdisc when nothing else is
+// in it. A device that has gone is no error.
+func removeFilter(index int) error {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil
+	}
+	mine, others, err := filters(l)
+	if err != nil || len(mine) == 0 {
+		return err
+	}
+	if others == 0 {
+		return netlink.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}, QdiscType: "clsact"})
+	}
+	var errs []error
+	for _, f := range mine {
+		errs = append(errs, netlink.FilterDel(f))
+	}
+	return errors.Join(errs...)
+}
+
+// filters gives our filters of a device, and how many there are of others.
+func filters(l netlink.Link) (mine []netlink.Filter, others int, err error) {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		list, err := netlink.FilterList(l, parent)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOENT) {
+			return nil, 0, fmt.Errorf("filters of %s: %w", l.Attrs().Name, err)
+		}
+		for _, f := range list {
+			if _, is := ours(f); is {
+				mine = append(mine, f)
+			} else if f.Attrs().Handle != 0 {
+				others++
+			}
+		}
+	}
+	return mine, others, nil
+}
+
+// A linkState is a link with what would be passed by on it.
+type linkState struct {
+	netlink.Link
+	queued  bool // has a qdisc of its own, which is not the none that a veth has
+	ingress bool // has an ingress or clsact qdisc
+}
+
+func linkStates() (map[int]*linkState, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("links: %w", err)
+	}
+	qdiscs, err := netlink.QdiscList(nil)
+	if err != nil {
+		return nil, fmt.Errorf("qdiscs: %w", err)
+	}
+	states := map[int]*linkState{}
+	for _, l := range links {
+		states[l.Attrs().Index] = &linkState{Link: l}
+	}
+	for _, q := range qdiscs {
+		s := states[q.Attrs().LinkIndex]
+		switch {
+		case s == nil: // a link made just now
+		case q.Type() == "ingress" || q.Type() == "clsact":
+			s.ingress = true
+		case q.Attrs().Parent == netlink.HANDLE_ROOT && q.Type() != "noqueue":
+			s.queued = true
+		}
+	}
+	return states, nil
+}
+
+// Devices reads what fastpath.Compile has to know of the node's links.
+func Devices() (map[string]fastpath.Device, error) {
+	states, err := linkStates()
+	if err != nil {
+		return nil, err
+	}
+	devices := map[string]fastpath.Device{}
+	for _, s := range states {
+		d := fastpath.Device{Queued: s.queued}
+		if s.ingress {
+			_, others, err := filters(s.Link)
+			if err != nil {
+				return nil, err
+			}
+			d.Filtered = others > 0
+		}
+		devices[s.Attrs().Name] = d
+	}
+	return devices, nil
+}
+
+// adoptFilters takes over the filters that an agent before left, or removes them
+// where this one attaches by tcx.
+func (h *Handle) adoptFilters() error {
+	return eachFilter(func(l netlink.Link, role fastpath.Role) error {
+		if h.attach != Clsact {
+			return removeFilter(l.Attrs().Index)
+		}
+		return h.attachTo(l.Attrs().Name, l.Attrs().Index, role)
+	})
+}
+
+// removeFilters removes our filters from all devices.
+func removeFilters() error {
+	return eachFilter(func(l netlink.Link, _ fastpath.Role) error { return removeFilter(l.Attrs().Index) })
+}
+
+// eachFilter calls do for each link that has a filter of ours.
+func eachFilter(do func(netlink.Link, fastpath.Role) error) error {
+	states, err := linkStates()
+	errs := []error{err}
+	for _, s := range states {
+		if !s.ingress {
+			continue
+		}
+		mine, _, err := filters(s.Link)
+		errs = append(errs, err)
+		if len(mine) > 0 {
+			role, _ := ours(mine[0])
+			errs = append(errs, do(s.Link, role))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,404 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// The fast path: packets between pods past routing and netfilter.
+//
+//   pod ═ host veth ─► pl_from_pod ─┬─► bpf_redirect_peer   pod of the same node
+//                                ├─► bpf_redirect_neigh  uplink, next hop the peer node
+//                                └─► bpf_redirect        VTEP, Ethernet addressed to the peer's VTEP
+//   uplink, VTEP ─► pl_to_pod ─────────► bpf_redirect_peer   pod of this node
+//
+// Whatever is not plain TCP or UDP between two pods that both maps know, and
+// whatever conntrack translates, gets TCX_NEXT: the kernel goes on as if the
+// program were not there. Nothing is ever dropped here.
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define NEXT (-1) // TCX_NEXT and TC_ACT_UNSPEC: the next program, then the normal path
+#define AF_INET 2
+#define AF_INET6 10
+
+// Reasons, in the order of reasons in counters.go.
+enum reason {
+	SHORTCUT_LOCAL,
+	SHORTCUT_DIRECT,
+	SHORTCUT_VXLAN,
+	SHORTCUT_IN,
+	PASS_OTHER,    // not from pod to pod
+	PASS_PROTOCOL, // neither TCP nor UDP: ICMP and its errors, SCTP, ESP, IPv6 extension headers
+	PASS_FRAGMENT,
+	PASS_OPTIONS, // IPv4 options
+	PASS_NAT,     // conntrack translates the flow, or would have to
+	PASS_TTL,     // ends here, and the normal path says so to the sender
+	PASS_SIZE,    // longer than the way behind takes
+	PASS_POD,     // one of the pods keeps to the normal path
+	PASS_SOURCE,  // the source is not the pod's own, or not of a peer's pods
+	REASONS,
+};
+
+struct addr {
+	__u32 word[4]; // IPv4 as ::ffff:a.b.c.d
+};
+
+struct pod {
+	__u32 ifindex; // of the host's end
+	__u32 mtu;
+	__u8 mac[ETH_ALEN];
+	__u8 normal; // keeps to the normal path
+	__u8 pad;
+};
+
+struct peer_key {
+	__u32 bits; // 96 more for IPv4
+	struct addr addr;
+};
+
+struct peer {
+	__u32 ifindex;
+	__u32 mtu;
+	__u32 family; // of via; 0: the VTEP
+	struct addr via;
+	__u8 dst[ETH_ALEN]; // the two VTEPs'
+	__u8 src[ETH_ALEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct addr);
+	__type(value, struct pod);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pl_pods SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct peer_key);
+	__type(value, struct peer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pl_peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pl_counters SEC(".maps");
+
+struct nf_conn {
+	unsigned long status;
+} __attribute__((preserve_access_index));
+
+// The first form of the kernel's struct, of 12 bytes, which later kernels take
+// too.
+struct bpf_ct_opts___v1 {
+	__s32 netns_id;
+	__s32 error;
+	__u8 l4proto;
+	__u8 dir;
+	__u8 reserved[2];
+};
+
+extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
+					 struct bpf_ct_opts___v1 *opts, __u32 opts_size) __ksym;
+extern void bpf_ct_release(struct nf_conn *ct) __ksym;
+
+// enum ip_conntrack_status: SRC_NAT, DST_NAT, SEQ_ADJUST, HELPER.
+#define TRANSLATED (1 << 4 | 1 << 5 | 1 << 6 | 1 << 13)
+
+struct packet {
+	struct addr src, dst;
+	__be16 sport, dport;
+	__u8 proto;
+	__u8 ttl;
+	bool v6;
+	bool opens;   // may be the first packet of a flow
+	__u16 headers; // bytes of IP and TCP or UDP headers
+};
+
+static __always_inline int pass(__u32 why)
+{
+	__u64 *n = bpf_map_lookup_elem(&pl_counters, &why);
+	if (n)
+		(*n)++;
+	return NEXT;
+}
+
+static __always_inline void count(__u32 why)
+{
+	pass(why);
+}
+
+// transport reads the ports at l4.
+static __always_inline int transport(struct packet *p, void *l4, void *end)
+{
+	if (p->proto == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+		if ((void *)(tcp + 1) > end)
+			return PASS_PROTOCOL;
+		p->sport = tcp->source;
+		p->dport = tcp->dest;
+		p->opens = tcp->syn && !tcp->ack;
+		p->headers += tcp->doff * 4;
+		return -1;
+	}
+	if (p->proto == IPPROTO_UDP) {
+		struct udphdr *udp = l4;
+		if ((void *)(udp + 1) > end)
+			return PASS_PROTOCOL;
+		p->sport = udp->source;
+		p->dport = udp->dest;
+		p->opens = true;
+		p->headers += sizeof(*udp);
+		return -1;
+	}
+	return PASS_PROTOCOL;
+}
+
+// parse reads the headers. It gives -1, or why the packet is not plain.
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return PASS_OTHER;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+		if ((void *)(ip + 1) > end)
+			return PASS_PROTOCOL;
+		p->src.word[2] = p->dst.word[2] = bpf_htonl(0xffff);
+		p->src.word[3] = ip->saddr;
+		p->dst.word[3] = ip->daddr;
+		p->proto = ip->protocol;
+		p->ttl = ip->ttl;
+		if (ip->version != 4 || ip->ihl != 5)
+			return PASS_OPTIONS;
+		if (ip->frag_off & bpf_htons(0x3fff)) // MF and offset
+			return PASS_FRAGMENT;
+		p->headers = sizeof(*ip);
+		return transport(p, ip + 1, end);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+		if ((void *)(ip + 1) > end)
+			return PASS_PROTOCOL;
+		__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
+		__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
+		p->proto = ip->nexthdr;
+		p->ttl = ip->hop_limit;
+		p->v6 = true;
+		p->headers = sizeof(*ip);
+		if (ip->version != 6)
+			return PASS_PROTOCOL;
+		if (ip->nexthdr == IPPROTO_FRAGMENT)
+			return PASS_FRAGMENT;
+		return transport(p, ip + 1, end);
+	}
+	return PASS_OTHER;
+}
+
+// known asks conntrack for the flow of a tuple.
+static __always_inline bool translates(struct __sk_buff *skb, struct bpf_sock_tuple *t, __u32 size, __u8 proto)
+{
+	struct bpf_ct_opts___v1 opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = proto };
+	struct nf_conn *ct = bpf_skb_ct_lookup(skb, t, size, &opts, sizeof(opts));
+	if (!ct)
+		return false;
+	bool yes = ct->status & TRANSLATED;
+	bpf_ct_release(ct);
+	return yes;
+}
+
+// nated says that the flow is translated here. A packet that may open a flow is
+// looked up the other way round too: where answers to it would be taken for those
+// of a translated flow, conntrack has to find it another source port.
+static __always_inline bool nated(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	if (p->v6) {
+		__builtin_memcpy(t.ipv6.saddr, &p->src, 16);
+		__builtin_memcpy(t.ipv6.daddr, &p->dst, 16);
+		t.ipv6.sport = p->sport;
+		t.ipv6.dport = p->dport;
+		if (translates(skb, &t, sizeof(t.ipv6), p->proto))
+			return true;
+		if (!p->opens)
+			return false;
+		__builtin_memcpy(t.ipv6.saddr, &p->dst, 16);
+		__builtin_memcpy(t.ipv6.daddr, &p->src, 16);
+		t.ipv6.sport = p->dport;
+		t.ipv6.dport = p->sport;
+		return translates(skb, &t, sizeof(t.ipv6), p->proto);
+	}
+	t.ipv4.saddr = p->src.word[3];
+	t.ipv4.daddr = p->dst.word[3];
+	t.ipv4.sport = p->sport;
+	t.ipv4.dport = p->dport;
+	if (translates(skb, &t, sizeof(t.ipv4), p->proto))
+		return true;
+	if (!p->opens)
+		return false;
+	t.ipv4.saddr = p->dst.word[3];
+	t.ipv4.daddr = p->src.word[3];
+	t.ipv4.sport = p->dport;
+	t.ipv4.dport = p->sport;
+	return translates(skb, &t, sizeof(t.ipv4), p->proto);
+}
+
+static __always_inline bool fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
+{
+	if (skb->gso_size)
+		return p->headers + skb->gso_size <= mtu;
+	return skb->len - ETH_HLEN <= mtu;
+}
+
+// hop takes one from the TTL. The IPv4 header's sum stays what it was, as the
+// checksum in it changes with the TTL; IPv6 has none, so that a checksum of the
+// whole packet that came from a device has to be set right.
+static __always_inline bool hop(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->v6) {
+		__u8 ttl = p->ttl - 1;
+		return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &ttl, 1, BPF_F_RECOMPUTE_CSUM) == 0;
+	}
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	if ((void *)(ip + 1) > end)
+		return false;
+	__u32 check = ip->check + bpf_htons(0x0100);
+	ip->check = check + (check >= 0xffff);
+	ip->ttl--;
+	return true;
+}
+
+static __always_inline bool address(struct __sk_buff *skb, const __u8 *dst, const __u8 *src)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	if ((void *)(eth + 1) > end)
+		return false;
+	__builtin_memcpy(eth->h_dest, dst, ETH_ALEN);
+	if (src)
+		__builtin_memcpy(eth->h_source, src, ETH_ALEN);
+	return true;
+}
+
+static const __u8 host_mac[ETH_ALEN] = { 0x02, 'p', 'o', 'd', 'l', 'n' };
+
+// deliver hands the packet to a local pod.
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p, const struct pod *to, __u32 as)
+{
+	if (to->normal)
+		return pass(PASS_POD);
+	if (to->ifindex == skb->ifindex)
+		return pass(PASS_OTHER);
+	if (p->ttl <= 1)
+		return pass(PASS_TTL);
+	if (!fits(skb, p, to->mtu))
+		return pass(PASS_SIZE);
+	if (nated(skb, p))
+		return pass(PASS_NAT);
+	if (!hop(skb, p) || !address(skb, to->mac, host_mac))
+		return pass(PASS_PROTOCOL);
+	count(as);
+	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+// leave sends the packet to the node that has the pod.
+static __always_inline int leave(struct __sk_buff *skb, const struct packet *p, const struct peer *to)
+{
+	if (p->ttl <= 1)
+		return pass(PASS_TTL);
+	if (!fits(skb, p, to->mtu))
+		return pass(PASS_SIZE);
+	if (nated(skb, p))
+		return pass(PASS_NAT);
+	if (!hop(skb, p))
+		return pass(PASS_PROTOCOL);
+	if (!to->family) {
+		if (!address(skb, to->dst, to->src))
+			return pass(PASS_PROTOCOL);
+		count(SHORTCUT_VXLAN);
+		return bpf_redirect(to->ifindex, 0);
+	}
+	struct bpf_redir_neigh hop = { .nh_family = to->family };
+	if (to->family == AF_INET)
+		hop.ipv4_nh = to->via.word[3];
+	else
+		__builtin_memcpy(hop.ipv6_nh, &to->via, 16);
+	count(SHORTCUT_DIRECT);
+	return bpf_redirect_neigh(to->ifindex, &hop, sizeof(hop), 0);
+}
+
+static __always_inline struct peer *peer_of(const struct addr *a)
+{
+	struct peer_key key = { .bits = 128, .addr = *a };
+	return bpf_map_lookup_elem(&pl_peers, &key);
+}
+
+// linear has the headers in the packet's linear part.
+static __always_inline void linear(struct __sk_buff *skb)
+{
+	__u32 need = ETH_HLEN + sizeof(struct tcphdr);
+	need += skb->protocol == bpf_htons(ETH_P_IP) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	if (need > skb->len)
+		need = skb->len;
+	if ((long)skb->data_end - (long)skb->data < need)
+		bpf_skb_pull_data(skb, need);
+}
+
+SEC("tc")
+int pl_from_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	linear(skb);
+	int why = parse(skb, &p);
+	if (why == PASS_OTHER)
+		return pass(why);
+	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
+	struct peer *peer = to ? NULL : peer_of(&p.dst);
+	if (!to && !peer)
+		return pass(PASS_OTHER);
+	if (why >= 0)
+		return pass(why);
+	struct pod *from = bpf_map_lookup_elem(&pl_pods, &p.src);
+	if (!from || from->ifindex != skb->ifindex)
+		return pass(PASS_SOURCE);
+	if (from->normal)
+		return pass(PASS_POD);
+	if (to)
+		return deliver(skb, &p, to, SHORTCUT_LOCAL);
+	return leave(skb, &p, peer);
+}
+
+SEC("tc")
+int pl_to_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	linear(skb);
+	int why = parse(skb, &p);
+	if (why == PASS_OTHER)
+		return pass(why);
+	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
+	if (!to)
+		return pass(PASS_OTHER);
+	if (why >= 0)
+		return pass(why);
+	if (!peer_of(&p.src))
+		return pass(PASS_SOURCE);
+	return deliver(skb, &p, to, SHORTCUT_IN);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

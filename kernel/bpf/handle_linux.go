@@ -1,0 +1,170 @@
+package bpf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/overlay/fastpath"
+)
+
+// Attach is how programs are attached to devices.
+type Attach string
+
+// The ways.
+const (
+	TCX    Attach = "tcx"    // Linux 6.6; a link pinned beside the maps
+	Clsact Attach = "clsact" // a filter on the clsact qdisc, which stays with the device
+)
+
+// layout is raised with every change of the maps that an older program could
+// not read.
+const layout = "v1"
+
+// Config says where the pins are and how to attach.
+type Config struct {
+	// Dir is a folder of a BPF file system, this node's own. It is made.
+	Dir    string
+	Attach Attach // "": TCX where the kernel has it, else Clsact
+}
+
+// Handle is the fast path of one node: the network namespace of the thread that
+// calls. It is not for several goroutines.
+type Handle struct {
+	dir     string
+	attach  Attach
+	objects objectsObjects
+	pods    map[netip.Addr]objectsPod
+	peers   map[netip.Prefix]objectsPeer
+	devices map[string]attached
+}
+
+// attached is a program at a device's ingress.
+type attached struct {
+	role  fastpath.Role
+	index int
+	link  link.Link // nil with Clsact
+}
+
+// Open loads the programs and takes over what an agent before left: its maps with
+// their content and its attached programs, each of which is replaced in one step. Its error is
+// ErrUnavailable where the kernel lacks something.
+func Open(c Config) (*Handle, error) {
+	h := &Handle{
+		dir: filepath.Join(c.Dir, layout), attach: c.Attach, devices: map[string]attached{},
+		pods: map[netip.Addr]objectsPod{}, peers: map[netip.Prefix]objectsPeer{},
+	}
+	if err := makeDir(h.dir); err != nil {
+		return nil, err
+	}
+	if err := h.load(); err != nil {
+		return nil, err
+	}
+	h.attach = cmp.Or(h.attach, bestAttach())
+	if err := errors.Join(h.readMaps(), h.adopt()); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// makeDir makes a folder that maps and links can be pinned in.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("%w: %s: %v", ErrUnavailable, dir, err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%w: %s is not on a BPF file system (mount -t bpf bpf /sys/fs/bpf)", ErrUnavailable, dir)
+	}
+	return nil
+}
+
+func (h *Handle) load() error {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return fmt.Errorf("%w: this kernel has no BTF: %v", ErrUnavailable, err)
+	}
+	options := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}}
+	err := loadObjectsObjects(&h.objects, options)
+	if errors.Is(err, ebpf.ErrMapIncompatible) { // of a build that did not keep to layout
+		if err = removePins(h.dir); err == nil {
+			err = loadObjectsObjects(&h.objects, options)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Attach says how programs are attached.
+func (h *Handle) Attach() Attach { return h.attach }
+
+// Close lets go of all. Programs and maps stay in force.
+func (h *Handle) Close() {
+	for _, d := range h.devices {
+		if d.link != nil {
+			_ = d.link.Close()
+		}
+	}
+	_ = h.objects.Close()
+}
+
+// Counters reads how many packets each reason has had since the maps were made.
+func (h *Handle) Counters() ([]Count, error) {
+	counts := make([]Count, len(reasons))
+	for i, name := range reasons {
+		var each []uint64
+		if err := h.objects.PlCounters.Lookup(uint32(i), &each); err != nil {
+			return nil, fmt.Errorf("bpf map counters: %w", err)
+		}
+		counts[i].Reason = name
+		for _, n := range each {
+			counts[i].Packets += n
+		}
+	}
+	return counts, nil
+}
+
+// Remove takes the fast path away: the programs first, at once for each device,
+// then the maps. Flows go on by the normal path. dir is Config.Dir; nothing there
+// is no error.
+func Remove(dir string) error {
+	clsact := removeFilters()
+	_, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return clsact
+	}
+	return errors.Join(clsact, removePins(filepath.Join(dir, layout)), os.RemoveAll(dir))
+}
+
+// removePins unpins all in a folder. A link without pin and holder is detached
+// by the kernel, soon; so it is detached before.
+func removePins(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		if _, isLink := deviceOf(f.Name()); isLink {
+			if l, err := link.LoadPinnedLink(path, nil); err == nil {
+				_ = l.Detach() // of a device that has gone: detached already
+				_ = l.Close()
+			}
+		}
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}

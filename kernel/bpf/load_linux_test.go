@@ -1,0 +1,63 @@
+package bpf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/internal/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }
+
+// bpffs gives a BPF file system of the test's own, or skips.
+func bpffs(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, "mode=0700"); err != nil {
+		t.Skipf("no BPF file system: %v (needs root)", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// open opens a Handle, or skips where this machine has no fast path.
+func open(t testing.TB, c Config) *Handle {
+	t.Helper()
+	h, err := Open(c)
+	if errors.Is(err, ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
+}
+
+func TestOpen_unavailable(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pins")
+	_, err := Open(Config{Dir: dir})
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "BPF file system") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("on an ordinary folder: %v", err)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+}
+
+func TestOpen(t *testing.T) {
+	nettest.New(t)
+	h := open(t, Config{Dir: bpffs(t)})
+	counts, err := h.Counters()
+	if err != nil || len(counts) != len(reasons) {
+		t.Errorf("counters: %v %v", counts, err)
+	}
+	if n := int(h.objects.PlCounters.MaxEntries()); n != len(reasons) {
+		t.Errorf("the programs count %d reasons, %d have a name", n, len(reasons))
+	}
+}

@@ -1,0 +1,157 @@
+// Package fastpath decides which packets between pods may leave the kernel's long way, and compiles
+// it into the content of the maps that the programs of kernel/bpf read. It is pure and touches no
+// kernel; where it leaves something out, that something takes the normal path, which is always
+// complete on its own.
+package fastpath
+
+import (
+	"cmp"
+	"net/netip"
+
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+)
+
+// Reason is why a pod or a device keeps to the normal path.
+type Reason string
+
+// The reasons.
+const (
+	OptOut    Reason = "opt-out"   // the pod's annotation says so
+	Bandwidth Reason = "bandwidth" // the pod has a bandwidth limit, by annotation
+	// Shaped is a device with a queueing discipline or a classifier of someone
+	// else's, which a shortcut would pass by: the bandwidth plugin, a capture.
+	Shaped  Reason = "shaped"
+	Missing Reason = "missing" // there is no such device (yet)
+)
+
+// Role is what the program at a device's ingress does.
+type Role string
+
+// The roles.
+const (
+	FromPod Role = "from_pod" // the host's end of a pod's pair: packets that the pod sends
+	ToPod   Role = "to_pod"   // the uplink and the VTEP: packets of other nodes
+)
+
+// Pod is where the packets for one local pod address go.
+type Pod struct {
+	Dev string // the host's end
+	MAC link.MAC
+	MTU int // of the pod's end
+	// Normal keeps the address out of the fast path, and is why.
+	Normal Reason
+}
+
+// Peer is the way to the pods of another node.
+type Peer struct {
+	Dev string // the uplink or the VTEP
+	MTU int    // of that device, or of the route
+	// Via is the peer node, on the uplink's own segment. It is the zero Addr for a
+	// peer behind VXLAN, which is addressed by MAC.
+	Via      netip.Addr
+	Src, Dst link.MAC // the two VTEPs'
+}
+
+// State is what the programs' maps have, and where the programs are.
+type State struct {
+	Pods    map[netip.Addr]Pod
+	Peers   map[netip.Prefix]Peer
+	Devices map[string]Role
+	Normal  map[string]Reason // devices left out, by name
+}
+
+// NewState gives an empty State with all its maps made: nothing takes the fast
+// path.
+func NewState() State {
+	return State{
+		Pods: map[netip.Addr]Pod{}, Peers: map[netip.Prefix]Peer{},
+		Devices: map[string]Role{}, Normal: map[string]Reason{},
+	}
+}
+
+// Device is what has to be known of a link of the node.
+type Device struct {
+	Queued   bool // a queueing discipline of its own, which a veth has not
+	Filtered bool // a classifier of someone else's
+}
+
+// Input is all that Compile decides from.
+type Input struct {
+	Overlay overlay.Input
+	Link    link.State        // what overlay.Compile made of Overlay
+	Devices map[string]Device // the links that the node has
+	Off     map[string]Reason // host ends of pods that are not to take the fast path
+}
+
+// Compile gives the State for an Input. Peers come from the routes that the
+// overlay decided on, so the fast path never goes where the normal path would
+// not.
+func Compile(in Input) State {
+	s := NewState()
+	s.pods(in)
+	s.peers(in)
+	return s
+}
+
+// use has a program at a device, or remembers why not.
+func (s *State) use(in Input, dev string, role Role) {
+	d, exists := in.Devices[dev]
+	switch {
+	case !exists:
+		s.Normal[dev] = Missing
+	case d.Filtered || d.Queued && role == FromPod:
+		s.Normal[dev] = Shaped
+	}
+	if s.Normal[dev] == "" {
+		s.Devices[dev] = role
+	}
+}
+
+func (s *State) pods(in Input) {
+	for _, p := range in.Overlay.Pods {
+		if off := in.Off[p.Link]; off != "" {
+			s.Normal[p.Link] = off
+		} else {
+			s.use(in, p.Link, FromPod)
+		}
+		if s.Normal[p.Link] == Missing {
+			continue
+		}
+		mtu := cmp.Or(p.MTU, overlay.PodMTU(in.Overlay))
+		for _, a := range p.Addrs {
+			s.Pods[a] = Pod{Dev: p.Link, MAC: p.MAC, MTU: mtu, Normal: s.Normal[p.Link]}
+		}
+	}
+}
+
+func (s *State) peers(in Input) {
+	for key, r := range in.Link.Routes {
+		if r.Unreachable || !r.Via.IsValid() {
+			continue
+		}
+		p := Peer{Dev: r.Dev, MTU: cmp.Or(r.MTU, deviceMTU(in, r.Dev))}
+		if r.Dev == overlay.Device {
+			mac, known := in.Link.Neighs[link.NeighKey{Dev: r.Dev, Addr: r.Via}]
+			if !known {
+				continue
+			}
+			p.Src, p.Dst = in.Link.Links[r.Dev].MAC, mac
+		} else {
+			p.Via = r.Via
+		}
+		s.use(in, r.Dev, ToPod)
+		// Packets to the peer need no program on the device, which only has to
+		// be there; its own queueing discipline still sees them.
+		if s.Normal[r.Dev] != Missing {
+			s.Peers[key.Dst] = p
+		}
+	}
+}
+
+func deviceMTU(in Input, dev string) int {
+	if l, ours := in.Link.Links[dev]; ours {
+		return l.MTU
+	}
+	return cmp.Or(in.Overlay.Underlay.MTU, 1500)
+}
