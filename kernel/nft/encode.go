@@ -87,6 +87,10 @@ func (b *batch) op(i int, o *txOp) {
 		b.elements(i, o)
 	case o.verb == flush:
 		b.message(i, 0, msgDelSetElem, 0, o.set.Table.Family, o.set.encodeName)
+	case o.verb == del:
+		b.message(i, 0, msgDelSet, 0, o.set.Table.Family, func(a attrs) attrs {
+			return a.str(setTable, o.set.Table.Name).str(setName, o.set.Name)
+		})
 	default:
 		b.message(i, 0, msgNewSet, createFlags(o.verb), o.set.Table.Family, o.encodeSet)
 	}
@@ -147,6 +151,9 @@ func (o *txOp) encodeSet(a attrs) attrs {
 	if len(s.Key) > 1 {
 		flags |= setFlagConcat
 	}
+	if s.Timeout > 0 {
+		flags |= setFlagTime | setFlagEval
+	}
 	a = a.str(setTable, s.Table.Name).str(setName, s.Name).u32(setFlags, flags)
 	a = a.u32(setKeyType, typeNumber(s.Key)).u32(setKeyLen, uint32(width(s.Key)))
 	switch {
@@ -158,6 +165,12 @@ func (o *txOp) encodeSet(a attrs) attrs {
 	a = a.u32(setID, uint32(o.setID)).bytes(setUserdata, s.byteOrders())
 	if len(s.Key) > 1 {
 		a = a.fields(s.Key)
+	}
+	if s.Timeout > 0 {
+		a = a.u64(setTimeout, uint64(s.Timeout)*1000)
+		var at int
+		a, at = a.begin(setDesc)
+		a = a.u32(setDescSize, maxDynamic).end(at)
 	}
 	if s.Counter {
 		a = counterOp(Counter{}).encode(a, setExpr)

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -115,11 +116,23 @@ func L4Proto() Field {
 	return Field{"meta l4proto", 1, func(reg uint32) op { return loadMeta(metaL4Proto, reg) }}
 }
 
-// RandomMod is a random number below n.
-func RandomMod(n int) Field {
-	return Field{fmt.Sprintf("numgen random mod %d", n), 4, func(reg uint32) op {
-		return op{"numgen", attrs(nil).u32(1, reg).u32(2, uint32(n)).u32(3, 1)}
+// RandomMod is a random number below n, plus offset.
+func RandomMod(n int, offset uint32) Field {
+	text := fmt.Sprintf("numgen random mod %d", n)
+	if offset > 0 {
+		text += fmt.Sprintf(" offset %d", offset)
+	}
+	return Field{text, 4, func(reg uint32) op {
+		return op{"numgen", attrs(nil).u32(1, reg).u32(2, uint32(n)).u32(3, 1).u32(4, offset)}
 	}}
+}
+
+// Count counts the packets that come to it.
+func Count() Part { return Part{"counter", []op{counterOp(Counter{})}} }
+
+// OneIn matches one packet of n, at random.
+func OneIn(n int) Part {
+	return Part{fmt.Sprintf("numgen random mod %d 0", n), []op{RandomMod(n, 0).load(reg32), cmp(true, make([]byte, 4))}}
 }
 
 // concat loads the fields into registers that follow one another.
@@ -186,6 +199,73 @@ func DNATMap(f Family, s Set, fields ...Field) Part {
 		op{"lookup", attrs(nil).str(1, s.Name).u32(2, reg32).u32(3, reg32)},
 		op{"nat", attrs(nil).u32(1, 1).u32(2, uint32(f)).u32(3, reg32).u32(5, port)})
 	return Part{fmt.Sprintf("dnat %s addr . port to %s map @%s", f, text, s.Name), ops}
+}
+
+// DNAT sends the connection to an address and port.
+func DNAT(to netip.AddrPort) Part {
+	f := FamilyOf(to.Addr().Is6())
+	port := uint32(reg32 + AddrType(f).size()/4)
+	immediate := func(reg uint32, b []byte) op { return op{"immediate", attrs(nil).u32(1, reg).value(2, b)} }
+	return Part{"dnat to " + to.String(), []op{
+		immediate(reg32, to.Addr().AsSlice()), immediate(port, binary.BigEndian.AppendUint16(nil, to.Port())),
+		{"nat", attrs(nil).u32(1, 1).u32(2, uint32(f)).u32(3, reg32).u32(5, port)}}}
+}
+
+// Update adds the fields to a set with a Timeout, or begins their time anew.
+func Update(s Set, fields ...Field) Part {
+	text, ops := concat(fields)
+	const update = 1
+	return Part{fmt.Sprintf("update @%s { %s }", s.Name, text), append(ops, op{"dynset", attrs(nil).str(1, s.Name).u32(3, update).u32(4, reg32)})}
+}
+
+// Within matches a field that is an address in the prefix.
+func Within(f Field, p netip.Prefix) Part { return within(f, p, true) }
+
+// NotWithin matches a field that is an address outside the prefix.
+func NotWithin(f Field, p netip.Prefix) Part { return within(f, p, false) }
+
+func within(f Field, p netip.Prefix, is bool) Part {
+	p = p.Masked()
+	a := p.Addr().AsSlice()
+	words := []string{f.Text, p.String()}
+	if !is {
+		words = []string{f.Text, "!=", p.String()}
+	}
+	ops := []op{f.load(reg32)}
+	if p.IsSingleIP() {
+		words[len(words)-1] = p.Addr().String()
+	} else {
+		mask := make([]byte, len(a))
+		for i := range p.Bits() {
+			mask[i/8] |= 0x80 >> (i % 8)
+		}
+		ops = append(ops, op{"bitwise", attrs(nil).u32(1, reg32).u32(2, reg32).u32(3, uint32(len(a))).value(4, mask).value(5, make([]byte, len(a)))})
+	}
+	return Part{strings.Join(words, " "), append(ops, cmp(is, a))}
+}
+
+// fibType matches by the kind of route that an address of the packet has.
+func fibType(text string, flags uint32, is bool) Part {
+	const addrType, local = 3, 2 // NFT_FIB_RESULT_ADDRTYPE, RTN_LOCAL
+	fib := op{"fib", attrs(nil).u32(1, reg32).u32(2, addrType).u32(3, flags)}
+	return Part{text, []op{fib, cmp(is, binary.NativeEndian.AppendUint32(nil, local))}}
+}
+
+// DaddrLocal matches packets to one of the node's own addresses.
+func DaddrLocal() Part { return fibType("fib daddr type local", 2, true) }
+
+// DaddrNotLocal matches all other packets.
+func DaddrNotLocal() Part { return fibType("fib daddr type != local", 2, false) }
+
+// SaddrLocal matches packets from one of the node's own addresses.
+func SaddrLocal() Part { return fibType("fib saddr type local", 1, true) }
+
+// StateInvalid matches packets that connection tracking takes for no part of the
+// connection they seem to belong to.
+func StateInvalid() Part {
+	const state, invalid = 0, 1 // NFT_CT_STATE, NF_CT_STATE_INVALID_BIT
+	load := op{"ct", attrs(nil).u32(1, reg32).u32(2, state)}
+	return Part{"ct state invalid", []op{load, bitwise(invalid, 0), cmp(false, make([]byte, 4))}}
 }
 
 func cmp(eq bool, data []byte) op {

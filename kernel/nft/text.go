@@ -65,7 +65,7 @@ func (o *txOp) chainText() string {
 }
 
 func (o *txOp) setText() string {
-	if o.verb == flush {
+	if o.verb == flush || o.verb == del {
 		return ""
 	}
 	text := " { type " + joinTypes(o.set.Key)
@@ -76,6 +76,9 @@ func (o *txOp) setText() string {
 	}
 	if o.set.Counter {
 		text += "; counter"
+	}
+	if o.set.Timeout > 0 {
+		text += fmt.Sprintf("; size %d; flags dynamic,timeout; timeout %ds", maxDynamic, o.set.Timeout)
 	}
 	return text + "; }"
 }

@@ -91,6 +91,9 @@ func (tx *Tx) AddSet(s Set) {
 	tx.push(txOp{verb: add, set: &s, setID: tx.sets})
 }
 
+// DeleteSet deletes a set, which no rule may use, and its elements.
+func (tx *Tx) DeleteSet(s Set) { tx.push(txOp{verb: del, set: &s}) }
+
 // AddElements adds elements; one that is there already with the same data stays
 // as it is, comment and counter included.
 func (tx *Tx) AddElements(s Set, es ...Element) { tx.elements(add, s, es) }

@@ -77,9 +77,10 @@ var hookNames = [...]string{"", "prerouting", "input", "forward", "output", "pos
 
 func (h Hook) String() string { return hookNames[h] }
 
-// The priorities of nat chains, by nft's names.
+// The priorities of base chains, by nft's names.
 const (
 	DstNAT int32 = -100
+	Filter int32 = 0
 	SrcNAT int32 = 100
 )
 
@@ -143,7 +144,14 @@ type Set struct {
 	Data     []Type
 	Verdicts bool // the data are verdicts
 	Counter  bool // every element counts the packets that match it
+	// Timeout, where it is not 0, makes a set to which rules add elements (Update),
+	// that go this many seconds after the last time.
+	Timeout uint32
 }
+
+// maxDynamic is how many elements rules may add to a set: what nft takes where it
+// is not told.
+const maxDynamic = 65535
 
 func (s Set) String() string { return s.Table.String() + " " + s.Name }
 

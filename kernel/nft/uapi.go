@@ -20,6 +20,7 @@ const (
 	msgGetRule    = 7
 	msgDelRule    = 8
 	msgNewSet     = 9
+	msgDelSet     = 11
 	msgNewSetElem = 12
 	msgGetSetElem = 13
 	msgDelSetElem = 14
@@ -52,11 +53,15 @@ const (
 	setDataLen    = 7
 	setDesc       = 9
 	setID         = 10
+	setTimeout    = 11
 	setUserdata   = 13
 	setExpr       = 17
 	setDescConcat = 2
+	setDescSize   = 1
 	setFieldLen   = 1
 	setFlagMap    = 0x8
+	setFlagTime   = 0x10
+	setFlagEval   = 0x20
 	setFlagConcat = 0x80
 	setVerdicts   = 0xffffff00 // NFT_DATA_VERDICT
 

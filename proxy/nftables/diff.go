@@ -26,22 +26,21 @@ type Emit func(*nft.Tx) error
 // Chains for numbers of endpoints that are no longer in use stay until Tidy.
 //
 // After an error of emit it is not known what the kernel has: read it and Adopt.
+// After ErrDoubt it is known that it is not right.
 func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, error) {
-	d := &differ{old: a, table: t, emit: emit, tx: &nft.Tx{},
-		set: map[cluster.Key]*front{}, contested: map[cluster.Key]*front{}}
-	d.next = &Applied{rules: a.rules, table: t.Services, uses: maps.Clone(a.uses), chains: maps.Clone(a.chains)}
+	d := newDiffer(a, t, emit)
 	d.claim()
+	d.findWants()
 	affected := slices.SortedFunc(maps.Keys(d.set), cluster.Key.Compare)
 	d.settle(affected)
 	d.addChains()
+	d.prefixes(t)
 	d.pods(pods)
-	for _, k := range affected {
-		d.write(k)
-		d.cut()
-	}
+	d.write(affected)
 	d.flush()
 	d.next.fronts = a.fronts.With(d.set)
 	d.next.contested = a.contested.With(d.contested)
+	d.goals.finish(d.next, a)
 	return d.next, d.err
 }
 
@@ -78,37 +77,44 @@ func Load(r Ruleset, t *proxy.Table, pods []netip.Addr, replaced []nft.Table, em
 // differ is one run of Diff.
 type differ struct {
 	old, next *Applied
+	rules     Ruleset
 	table     *proxy.Table
 	emit      Emit
 	tx        *nft.Tx
 	err       error
 	set       map[cluster.Key]*front // fronts that may change; nil: gone
 	contested map[cluster.Key]*front
-	wants     map[cluster.Key]want // of the keys of set, where a Service has them
+	wants     map[cluster.Key]*want // of the keys of set, where a Service has them
+	goals     *goals
 }
 
-// want is what a front should be.
-type want struct {
-	comment  string
-	backends []netip.AddrPort
+func newDiffer(a *Applied, t *proxy.Table, emit Emit) *differ {
+	d := &differ{old: a, rules: a.rules, table: t, emit: emit, tx: &nft.Tx{},
+		set: map[cluster.Key]*front{}, contested: map[cluster.Key]*front{}, wants: map[cluster.Key]*want{}}
+	d.next = &Applied{rules: a.rules, table: t.Services, uses: maps.Clone(a.uses), chains: maps.Clone(a.chains),
+		specials: a.specials, ends: a.ends, last: a.last}
+	d.goals = newGoals(a, d.next)
+	return d
 }
 
-func (d *differ) v6() bool { return d.next.rules.Table.Family == nft.IPv6 }
+func (d *differ) v6() bool { return d.rules.Table.Family == nft.IPv6 }
 
 // claim notes which Services want which fronts, for all fronts of all changed
 // Services; these fronts are then the keys of set.
 func (d *differ) claim() {
 	for c := range d.table.Services.Changed(d.old.table) {
-		d.eachFront(c.Old, func(k cluster.Key, f *front) {
+		d.eachFront(c.Old, func(k cluster.Key, _ *proxy.Port, _ proxy.Frontend) {
+			f := d.front(k)
 			f.claims = slices.DeleteFunc(f.claims, func(o cluster.Key) bool { return o == c.Key })
 		})
-		d.eachFront(c.New, func(k cluster.Key, f *front) {
+		d.eachFront(c.New, func(k cluster.Key, _ *proxy.Port, _ proxy.Frontend) {
+			f := d.front(k)
 			if i, found := slices.BinarySearchFunc(f.claims, c.Key, cluster.Key.Compare); !found {
 				f.claims = slices.Insert(f.claims, i, c.Key)
 			}
 		})
 	}
-	if !d.old.adopted {
+	if d.old.adopted == nil {
 		return
 	}
 	for k := range d.old.fronts.All() {
@@ -116,16 +122,20 @@ func (d *differ) claim() {
 	}
 }
 
-// eachFront gives every front of an entry, as a copy that may be changed.
-func (d *differ) eachFront(e *proxy.Entry, f func(cluster.Key, *front)) {
+// eachFront gives every front of an entry, and its cluster IPs.
+func (d *differ) eachFront(e *proxy.Entry, f func(cluster.Key, *proxy.Port, proxy.Frontend)) {
 	if e == nil {
 		return
 	}
 	for i := range e.Ports {
-		for _, front := range e.Ports[i].Frontends {
-			if a := front.Addr; front.Kind == proxy.ClusterIP && a.Addr().Is6() == d.v6() {
-				k := frontKey(e.Ports[i].Protocol, a)
-				f(k, d.front(k))
+		p := &e.Ports[i]
+		for _, front := range p.Frontends {
+			if front.Addr.Addr().Is6() != d.v6() {
+				continue
+			}
+			f(frontKey(p.Protocol, front), p, front)
+			if front.Kind == proxy.ClusterIP {
+				f(addrKey(front.Addr.Addr()), p, front)
 			}
 		}
 	}
@@ -144,104 +154,94 @@ func (d *differ) front(k cluster.Key) *front {
 	return next
 }
 
-// settle finds what each affected front should be, and counts.
+// findWants finds what the fronts should be: what the first Service that claims
+// one wants it to be, and of that the first port.
+func (d *differ) findWants() {
+	from := func(e *proxy.Entry) {
+		d.eachFront(e, func(k cluster.Key, p *proxy.Port, front proxy.Frontend) {
+			f := d.set[k]
+			if f == nil || len(f.claims) == 0 || f.claims[0] != e.Key || d.wants[k] != nil {
+				return
+			}
+			w := &want{}
+			if !isClusterIP(k) {
+				*w = wantOf(e.Key, p, front)
+			}
+			d.wants[k] = w
+		})
+	}
+	for c := range d.table.Services.Changed(d.old.table) {
+		from(c.New)
+	}
+	for k, f := range d.set {
+		if len(f.claims) > 0 && d.wants[k] == nil {
+			from(d.table.Services.Get(f.claims[0]))
+		}
+	}
+}
+
+// settle counts the goals of each affected front, as they were and as they will
+// be.
 func (d *differ) settle(affected []cluster.Key) {
-	d.wants = make(map[cluster.Key]want, len(affected))
 	for _, k := range affected {
 		f := d.set[k]
-		if len(f.claims) > 1 {
+		if len(f.claims) > 1 && !isClusterIP(k) {
 			d.contested[k] = f
 		} else if d.old.contested.Get(k) != nil {
 			d.contested[k] = nil
 		}
-		if f.comment != "" {
-			d.use(f.count, -1)
+		if isClusterIP(k) {
+			continue
 		}
-		if len(f.claims) > 0 {
-			w := d.wanted(k, f.claims[0])
-			d.wants[k] = w
-			d.use(len(w.backends), +1)
+		if f.there {
+			for _, r := range f.refs() {
+				d.goals.release(r)
+			}
 		}
-	}
-}
-
-func (d *differ) use(n, by int) {
-	d.next.uses[n] += by
-	if d.next.uses[n] == 0 {
-		delete(d.next.uses, n)
-	}
-}
-
-// wanted gives the first port of the Service that has the front.
-func (d *differ) wanted(k cluster.Key, service cluster.Key) want {
-	e := d.table.Services.Get(service)
-	for i := range e.Ports {
-		p := &e.Ports[i]
-		for _, front := range p.Frontends {
-			if a := front.Addr; front.Kind == proxy.ClusterIP && a.Addr().Is6() == d.v6() && frontKey(p.Protocol, a) == k {
-				b := inOrder(p.Way(front).Backends)
-				return want{comment(service, p.Name, b), b}
+		if w := d.wants[k]; w != nil {
+			for _, g := range w.goals() {
+				d.err = cmp.Or(d.err, d.goals.take(g))
 			}
 		}
 	}
-	return want{comment: comment(service, "", nil)}
 }
 
-// inOrder gives backends sorted and without duplicates. A proxy.Table has them so;
-// where one had not, the slots would be fewer than the number that is written, and
-// connections lost, so it is not taken on trust.
-func inOrder(backends []netip.AddrPort) []netip.AddrPort {
-	for i := 1; i < len(backends); i++ {
-		if compareAddrPort(backends[i-1], backends[i]) >= 0 {
-			sorted := slices.SortedFunc(slices.Values(backends), compareAddrPort)
-			return slices.Compact(sorted)
-		}
-	}
-	return backends
-}
-
-// addChains makes the chains for numbers of endpoints that were not in use, in a
-// transaction of its own: the kernel fixes the generation of the rules when a
-// packet enters a base chain, but that of elements at each look-up, so a packet
-// on its way could find the number and a chain that is still empty for it.
+// addChains makes the chains that fronts are about to use, in transactions of
+// their own: the kernel fixes the generation of the rules when a packet enters a
+// base chain, but that of elements at each look-up, so a packet on its way could
+// find the number and a chain that is still empty for it.
 func (d *differ) addChains() {
-	for _, n := range d.old.orphans {
-		d.tx.DeleteChain(d.next.rules.chain(lb(n)))
+	if d.old.adopted != nil {
+		for _, name := range d.old.adopted.orphans {
+			d.tx.DeleteChain(d.rules.chain(name))
+		}
 	}
 	for _, n := range slices.Sorted(maps.Keys(d.next.uses)) {
-		if n > 0 && !d.next.chains[n] {
+		if !d.next.chains[n] {
 			d.next.chains[n] = true
-			d.next.rules.lbChain(n).create(d.tx)
-			d.tx.CreateElements(d.next.rules.Counts, d.next.rules.count(n))
+			d.rules.numberChain(n).create(d.tx)
+			d.tx.CreateElements(d.rules.chainsOf(n), d.rules.element(n, n.chain()))
+			d.cut()
 		}
 	}
+	d.goals.create(d.tx, d.rules, func() *nft.Tx { d.cut(); return d.tx })
 	d.flush()
 }
 
-// Tidy removes the chains for numbers of endpoints that no Service has. It should
-// not come at once after a Diff, but a second later: packets may be on their way
-// to such a chain, and kernels before 6.2 release the use of a chain late.
-func Tidy(a *Applied, emit Emit) (*Applied, error) {
-	d := &differ{emit: emit, tx: &nft.Tx{}}
-	next := *a
-	next.chains = maps.Clone(a.chains)
-	var unused []int
-	for n := range a.chains {
-		if a.uses[n] == 0 {
-			unused = append(unused, n)
-			delete(next.chains, n)
-		}
+// prefixes brings the chains of prefixes to those of the family.
+func (d *differ) prefixes(t *proxy.Table) {
+	of := func(ps []netip.Prefix) []netip.Prefix {
+		return slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().Is6() != d.v6() })
 	}
-	slices.Sort(unused)
-	for _, n := range unused {
-		d.tx.DeleteElements(a.rules.Counts, a.rules.count(n))
+	d.next.nodePorts, d.next.cidrs = of(t.NodePorts), of(t.ServiceCIDRs)
+	if !slices.Equal(d.next.nodePorts, d.old.nodePorts) {
+		d.tx.FlushChain(d.rules.chain(nodePorts))
+		d.rules.nodePortsChain(d.next.nodePorts).fill(d.tx)
 	}
-	d.flush()
-	for _, n := range unused {
-		d.tx.DeleteChain(a.rules.chain(lb(n)))
+	if !slices.Equal(d.next.cidrs, d.old.cidrs) {
+		d.tx.FlushChain(d.rules.chain(serviceCIDRs))
+		d.rules.serviceCIDRsChain(d.next.cidrs).fill(d.tx)
 	}
-	d.flush()
-	return &next, d.err
 }
 
 // pods brings the sets of the node's pods to the addresses of the family.
@@ -250,7 +250,7 @@ func (d *differ) pods(pods []netip.Addr) {
 	slices.SortFunc(now, netip.Addr.Compare)
 	now = slices.Compact(now)
 	d.next.pods = now
-	r := d.next.rules
+	r := d.rules
 	for _, p := range missing(d.old.pods, now) {
 		d.tx.DeleteElements(r.Pods, podElement(p))
 		d.tx.DeleteElements(r.Hairpin, hairpinElement(p))

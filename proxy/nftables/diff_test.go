@@ -168,7 +168,7 @@ func TestLoad_chainsDoNotGrowWithServices(t *testing.T) {
 		return strings.Join(lines, "")
 	}
 	few, many := rules(10), rules(10000)
-	if few != many || strings.Count(few, "chain") != 1+4+3 {
+	if few != many || strings.Count(few, "create chain") != 6+4+4 {
 		t.Errorf("10 Services:\n%s\n10,000 Services:\n%s", few, many)
 	}
 }

@@ -8,51 +8,145 @@ import (
 	"github.com/podlane/podlane/kernel/nft"
 )
 
-// write brings one front to what is wanted. The number of endpoints is written
-// last, since a new front may be cut into several transactions.
-func (d *differ) write(k cluster.Key) {
+// write brings the affected fronts to what is wanted. A cluster IP is known as
+// one after its ports are, and forgotten before: a Service half loaded does not
+// refuse.
+func (d *differ) write(affected []cluster.Key) {
+	for _, k := range affected {
+		if isClusterIP(k) && d.wants[k] == nil {
+			d.writeClusterIP(k)
+		}
+	}
+	for _, k := range affected {
+		if !isClusterIP(k) {
+			d.writeFront(k)
+			d.cut()
+		}
+	}
+	for _, k := range affected {
+		if isClusterIP(k) && d.wants[k] != nil {
+			d.writeClusterIP(k)
+			d.cut()
+		}
+	}
+}
+
+func (d *differ) writeClusterIP(k cluster.Key) {
 	f := d.set[k]
-	w, wanted := d.wants[k]
-	had := f.comment != ""
-	if !wanted && !had {
+	e := nft.Element{Key: []byte(k.Name)}
+	switch wanted := d.wants[k] != nil; {
+	case wanted && !f.there:
+		d.tx.CreateElements(d.rules.ClusterIPs, e)
+		f.there = true
+	case !wanted:
+		if f.there {
+			d.tx.DeleteElements(d.rules.ClusterIPs, e)
+		}
+		d.set[k] = nil
+	}
+}
+
+// writeFront brings one front to what is wanted. Its number is written last,
+// since a new front may be cut into several transactions.
+func (d *differ) writeFront(k cluster.Key) {
+	f := d.set[k]
+	w := d.wants[k]
+	if w == nil && !f.there {
 		d.set[k] = nil
 		return
 	}
-	if wanted && w.comment == f.comment {
+	if w != nil && f.there && w.comment == f.comment {
 		return
 	}
-	next := place(f.slots, w.backends)
-	d.slots(k, f, next)
-	if had {
-		d.tx.DeleteElements(d.next.rules.Services, nft.Element{Key: []byte(k.Name)})
+	var next front
+	if w != nil {
+		next = front{claims: f.claims, there: true, comment: w.comment, to: d.goals.number(w.to), sources: d.ref(w.sources), inside: d.ref(w.inside)}
+		recount := counted(w.comment) != counted(f.comment)
+		next.slots, next.slotCount = place(f.slots, w.slots), len(w.slots)
+		next.local, next.localCount = place(f.local, w.local), len(w.local)
+		d.slots(k, f, slotsOf{f.slots, f.slotCount, next.slots, 0, recount})
+		d.slots(k, f, slotsOf{f.local, f.localCount, next.local, LocalSlot, recount})
+	} else {
+		d.slots(k, f, slotsOf{f.slots, f.slotCount, nil, 0, false})
+		d.slots(k, f, slotsOf{f.local, f.localCount, nil, LocalSlot, false})
 	}
-	if !wanted {
-		d.set[k] = nil
+	d.numbers(k, f, &next)
+	d.set[k] = nil
+	if w != nil {
+		d.set[k] = &next
+	}
+}
+
+func (d *differ) ref(g *goal) *ref {
+	if g == nil {
+		return nil
+	}
+	r := d.goals.number(*g)
+	return &r
+}
+
+// numbers writes the numbers of a front that has changed, that of the services
+// map always: its comment tells of the endpoints.
+func (d *differ) numbers(k cluster.Key, f, next *front) {
+	to, in, _ := d.rules.objects(k)
+	d.number(k, in, f.inside, next.inside)
+	d.number(k, d.rules.Sources, f.sources, next.sources)
+	if f.there {
+		d.tx.DeleteElements(to, nft.Element{Key: []byte(k.Name)})
+	}
+	if next.there {
+		d.tx.CreateElements(to, nft.Element{Key: []byte(k.Name), Data: next.to.number.mark(), Comment: next.comment})
+	}
+}
+
+func (d *differ) number(k cluster.Key, s nft.Set, old, next *ref) {
+	if old != nil && next != nil && *old == *next {
 		return
 	}
-	d.tx.CreateElements(d.next.rules.Services, nft.Element{
-		Key: []byte(k.Name), Data: nft.Concat(nil).Mark(uint32(len(next))), Comment: w.comment})
-	*f = front{claims: f.claims, comment: w.comment, count: len(next), slots: next}
+	if old != nil {
+		d.tx.DeleteElements(s, nft.Element{Key: []byte(k.Name)})
+	}
+	if next != nil {
+		e := nft.Element{Key: []byte(k.Name), Data: next.number.mark()}
+		if s.Verdicts {
+			e.Data, e.Verdict = nil, nft.Verdict{Code: nft.Jump, Chain: next.name}
+		}
+		d.tx.CreateElements(s, e)
+	}
+}
+
+// slotsOf is one run of slots of a front: what it has (of so many, where they are
+// not known), and what it should have.
+type slotsOf struct {
+	have   []netip.AddrPort
+	count  int
+	next   []netip.AddrPort
+	offset uint32
+	all    bool // write even what is the same
 }
 
 // slots writes the elements of the slots that differ: first all that go, so that
 // they share a message, then all that come.
-func (d *differ) slots(k cluster.Key, f *front, next []netip.AddrPort) {
-	known := len(f.slots) == f.count
-	same := func(i int) bool { return known && i < f.count && i < len(next) && f.slots[i] == next[i] }
-	endpoints := d.next.rules.Endpoints
-	for i := range f.count {
+func (d *differ) slots(k cluster.Key, f *front, s slotsOf) {
+	known := len(s.have) == s.count && !s.all
+	same := func(i int) bool { return known && i < s.count && i < len(s.next) && s.have[i] == s.next[i] }
+	_, _, endpoints := d.rules.objects(k)
+	key := func(i int) []byte { return nft.Concat(k.Name).Mark(s.offset + uint32(i)) }
+	for i := range s.count {
 		if !same(i) {
-			d.tx.DeleteElements(endpoints, nft.Element{Key: nft.Concat(k.Name).Mark(uint32(i))})
+			d.tx.DeleteElements(endpoints, nft.Element{Key: key(i)})
 		}
 	}
-	for i, b := range next {
+	var counter *nft.Counter
+	if w := d.wants[k]; w != nil && w.count {
+		counter = &nft.Counter{}
+	}
+	for i, b := range s.next {
 		if same(i) {
 			continue
 		}
-		d.tx.CreateElements(endpoints, nft.Element{
-			Key: nft.Concat(k.Name).Mark(uint32(i)), Data: nft.Concat(nil).Addr(b.Addr()).Port(b.Port())})
-		if f.comment == "" {
+		d.tx.CreateElements(endpoints, nft.Element{Key: key(i), Data: nft.Concat(nil).Addr(b.Addr()).Port(b.Port()), Counter: counter})
+		if !f.there {
 			d.cut()
 		}
 	}

@@ -60,7 +60,7 @@ func TestAdopt(t *testing.T) {
 		Frontends: clusterIPs(netip.MustParseAddrPort("10.97.0.1:80")), Endpoints: endpoints([]netip.AddrPort{backend(false, 1)}, nil)}}})
 	apply(t, third, tb, pods)
 	text := strings.Join(written, "")
-	if strings.Count(text, " element ip podlane-1 services") != 1 || strings.Contains(text, "delete") || !strings.Contains(text, `comment "default/new #`) {
+	if strings.Count(text, " element ip podlane-2 services") != 1 || strings.Contains(text, "delete") || !strings.Contains(text, `comment "default/new #`) {
 		t.Errorf("one Service more wrote\n%s", text)
 	}
 }
@@ -68,11 +68,11 @@ func TestAdopt(t *testing.T) {
 // TestAudit finds without a Monitor what others changed.
 func TestAudit(t *testing.T) {
 	for _, command := range []string{
-		"flush map ip podlane-1 services",
-		"delete table ip6 podlane-1",
-		"delete element ip podlane-1 pods { 10.244.1.1 }",
-		"flush chain ip podlane-1 nat-postrouting",
-		"delete element ip podlane-1 counts { 0 }",
+		"flush map ip podlane-2 services",
+		"delete table ip6 podlane-2",
+		"delete element ip podlane-2 pods { 10.244.1.1 }",
+		"flush chain ip podlane-2 nat-postrouting",
+		"delete element ip podlane-2 chains { 0 }",
 	} {
 		nettest.New(t)
 		ap, conn := applier(t)
@@ -84,7 +84,7 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%s: drift %v, %v", command, ap.Doubtful(), err)
 		}
 		apply(t, ap, tb, pods)
-		if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-1-b", "podlane-1"); got != want {
+		if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-2-b", "podlane-2"); got != want {
 			t.Errorf("%s: put right:\n%s\nat first:\n%s", command, got, want)
 		}
 	}
@@ -100,11 +100,11 @@ func TestForeign(t *testing.T) {
 	}
 	for _, command := range []string{
 		"flush ruleset",
-		"delete table ip podlane-1",
-		"flush map ip podlane-1 endpoints",
-		"flush chain ip6 podlane-1 nat-prerouting",
-		"insert rule ip podlane-1 nat-output accept",
-		"add element ip podlane-1 pods { 1.2.3.4 }",
+		"delete table ip podlane-2",
+		"flush map ip podlane-2 endpoints",
+		"flush chain ip6 podlane-2 nat-prerouting",
+		"insert rule ip podlane-2 nat-output accept",
+		"add element ip podlane-2 pods { 1.2.3.4 }",
 	} {
 		t.Run(command, func(t *testing.T) {
 			nettest.New(t)
@@ -138,7 +138,7 @@ func TestForeign(t *testing.T) {
 				ap.Changed(<-events)
 			}
 			apply(t, ap, tb, nil)
-			if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-1-b", "podlane-1"); got != want {
+			if got := strings.ReplaceAll(dump(t, ap, conn), "podlane-2-b", "podlane-2"); got != want {
 				t.Errorf("put right:\n%s\nat first:\n%s", got, want)
 			}
 		})
@@ -237,24 +237,52 @@ func checkWhole(t *testing.T, conn *nft.Conn, when string) {
 	}
 }
 
-// TestGolden is what nft itself prints of a small Table.
-func TestGolden(t *testing.T) {
-	nettest.New(t)
-	ap, _ := applier(t)
-	front := func(texts ...string) (as []netip.AddrPort) {
+// everything is a Table with every feature in both families, compiled for node n1
+// from Services as the API has them.
+func everything() *proxy.Table {
+	b := cluster.NewBuilder()
+	addrs := func(texts ...string) (as []netip.Addr) {
 		for _, s := range texts {
-			as = append(as, netip.MustParseAddrPort(s))
+			as = append(as, netip.MustParseAddr(s))
 		}
 		return as
 	}
-	tb := table(
-		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "web"}, Ports: []proxy.Port{{Name: "http", Protocol: cluster.TCP,
-			Frontends: clusterIPs(front("10.96.0.10:8000", "[fd96::10]:8000")...), Endpoints: endpoints(front("10.244.1.2:80", "10.244.2.2:80"), front("[fd00:244:1::2]:80", "[fd00:244:2::2]:80"))}}},
-		&proxy.Entry{Key: cluster.Key{Namespace: "kube-system", Name: "dns"}, Ports: []proxy.Port{{Protocol: cluster.UDP,
-			Frontends: clusterIPs(front("10.96.0.2:53", "[fd96::2]:53")...), Endpoints: endpoints(front("10.244.1.3:53"), front("[fd00:244:1::3]:53"))}}},
-		&proxy.Entry{Key: cluster.Key{Namespace: "default", Name: "none"}, Ports: []proxy.Port{{Protocol: cluster.SCTP,
-			Frontends: clusterIPs(front("10.96.0.30:9", "[fd96::30]:9")...)}}})
-	apply(t, ap, tb, []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244:1::2")})
+	add := func(s cluster.Service, endpoints ...string) {
+		s.Namespace = "default"
+		b.SetService(&s)
+		for i, e := range endpoints {
+			node, addr, _ := strings.Cut(e, " ")
+			a := netip.MustParseAddr(addr)
+			k := cluster.Key{Namespace: "default", Name: fmt.Sprint(s.Name, "-", i)}
+			b.SetSlice(&cluster.EndpointSlice{Key: k, Service: s.Name, IPv6: a.Is6(), Ports: []cluster.EndpointPort{{Name: s.Ports[0].Name, Protocol: s.Ports[0].Protocol, Port: 8080}},
+				Endpoints: []cluster.Endpoint{{Address: a, Node: node, Ready: true, Serving: true}}})
+		}
+	}
+	port := func(name string, p cluster.Protocol, n, nodePort uint16) []cluster.ServicePort {
+		return []cluster.ServicePort{{Name: name, Protocol: p, Port: n, NodePort: nodePort}}
+	}
+	three := []string{"n1 10.244.1.2", "n2 10.244.2.2", "n2 10.244.2.3", "n1 fd00:244:1::2", "n2 fd00:244:2::2", "n2 fd00:244:2::3"}
+	key := func(name string) cluster.Key { return cluster.Key{Name: name} }
+	add(cluster.Service{Key: key("plain"), ClusterIPs: addrs("10.96.0.10", "fd96::10"), Ports: port("http", cluster.TCP, 80, 0)}, three...)
+	add(cluster.Service{Key: key("counted"), ClusterIPs: addrs("10.96.0.11", "fd96::11"), Ports: port("", cluster.UDP, 53, 0), CountEndpoints: true}, three[0], three[3])
+	add(cluster.Service{Key: key("none"), ClusterIPs: addrs("10.96.0.12", "fd96::12"), Ports: port("", cluster.SCTP, 9, 0)})
+	add(cluster.Service{Key: key("away"), InternalLocal: true, ClusterIPs: addrs("10.96.0.13", "fd96::13"), Ports: port("", cluster.TCP, 80, 0)}, three[1:3]...)
+	add(cluster.Service{Key: key("outside"), Type: cluster.LoadBalancer, ClusterIPs: addrs("10.96.0.14", "fd96::14"), Ports: port("http", cluster.TCP, 80, 30080),
+		ExternalIPs: addrs("203.0.113.1", "2001:db8:1::1"), LoadBalancerIPs: addrs("203.0.113.2", "2001:db8:1::2"),
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("198.51.0.0/17"), netip.MustParsePrefix("2001:db8:100::/48")}}, three...)
+	add(cluster.Service{Key: key("keeps-source"), Type: cluster.LoadBalancer, ExternalLocal: true, ClusterIPs: addrs("10.96.0.15", "fd96::15"), Ports: port("http", cluster.TCP, 80, 30081),
+		LoadBalancerIPs: addrs("203.0.113.3", "2001:db8:1::3")}, three...)
+	add(cluster.Service{Key: key("sticky"), Type: cluster.NodePort, ExternalLocal: true, Affinity: 600, CountEndpoints: true, ClusterIPs: addrs("10.96.0.16", "fd96::16"), Ports: port("http", cluster.TCP, 80, 30082)}, three...)
+	b.SetNode(&cluster.Node{Key: key("n1"), Addresses: addrs("192.0.2.1", "2001:db8::1")})
+	b.SetServiceCIDR(&cluster.ServiceCIDR{Key: key("kubernetes"), CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd96::/108")}})
+	return proxy.CompileAll(b.Publish(), proxy.Config{Node: "n1"})
+}
+
+// TestGolden is what nft itself prints of a Table with every feature.
+func TestGolden(t *testing.T) {
+	nettest.New(t)
+	ap, _ := applier(t)
+	apply(t, ap, everything(), []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244:1::2")})
 	got := sortElements(nettest.Run(t, "nft", "list", "ruleset"))
 	path := filepath.Join("testdata", "ruleset.nft")
 	if *update {

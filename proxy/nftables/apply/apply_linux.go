@@ -178,7 +178,7 @@ func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
 	next, err := f.bring(t, pods)
 	if err != nil {
 		f.applied = nil
-		f.rebuild = f.rebuild || errors.Is(err, nft.ErrTooBig)
+		f.rebuild = f.rebuild || errors.Is(err, nft.ErrTooBig) || errors.Is(err, nftables.ErrDoubt)
 		return err
 	}
 	f.applied, f.rebuild = next, false
@@ -288,9 +288,9 @@ func (f *family) adopt(table nft.Table) (*nftables.Applied, error) {
 	if s.Rules, err = f.conn.Rules(table); err != nil {
 		return nil, err
 	}
-	for set, to := range map[*nft.Set]*[]nft.Element{
-		&r.Services: &s.Services, &r.Counts: &s.Counts, &r.Pods: &s.Pods} {
-		if *to, err = f.conn.Elements(*set); errors.Is(err, nft.ErrNotFound) {
+	s.Elements = map[string][]nft.Element{}
+	for _, set := range r.Adopted() {
+		if s.Elements[set.Name], err = f.conn.Elements(set); errors.Is(err, nft.ErrNotFound) {
 			return nil, nil
 		} else if err != nil {
 			return nil, err

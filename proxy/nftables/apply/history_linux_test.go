@@ -1,11 +1,13 @@
 package apply
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,34 +26,81 @@ func backend(v6 bool, i int) netip.AddrPort {
 	return netip.AddrPortFrom(a, 8080)
 }
 
-// random makes a Service of both families with random ports, frontends and
-// backends.
+// random makes a Service of both families with random ports, frontends of every
+// kind, policies and backends.
 func random(r *rand.Rand, i int) *proxy.Entry {
 	e := &proxy.Entry{Key: cluster.Key{Namespace: "default", Name: fmt.Sprint("s", i)}}
 	for p := range r.IntN(3) {
-		port := proxy.Port{Name: fmt.Sprint("p", p), Protocol: []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP}[p]}
-		for range 1 + r.IntN(2) {
-			n := byte(i)
-			if r.IntN(10) == 0 {
-				n = byte(r.IntN(8)) // perhaps another Service's
-			}
-			port.Frontends = append(port.Frontends, clusterIPs(
-				netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 0, n}), 80),
-				netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n}), 80))...)
+		port := proxy.Port{Name: fmt.Sprint("p", p), Protocol: []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP}[p],
+			InternalLocal: r.IntN(4) == 0, ExternalLocal: r.IntN(2) == 0, Count: r.IntN(4) == 0}
+		if r.IntN(4) == 0 {
+			port.Affinity = uint32(1 + r.IntN(2)*100)
 		}
-		for b := range 12 {
-			if r.IntN(3) == 0 {
-				port.Endpoints[0].Cluster = append(port.Endpoints[0].Cluster, backend(false, b))
-			}
-			if r.IntN(3) == 0 {
-				port.Endpoints[1].Cluster = append(port.Endpoints[1].Cluster, backend(true, b))
-			}
+		for _, v6 := range []bool{false, true} {
+			port.Frontends = append(port.Frontends, randomFrontends(r, v6, i)...)
+			port.Endpoints[proxy.Family(v6)] = randomEndpoints(r, v6)
 		}
-		slices.SortFunc(port.Frontends, func(a, b proxy.Frontend) int { return a.Addr.Compare(b.Addr) })
+		slices.SortStableFunc(port.Frontends, func(a, b proxy.Frontend) int { return a.Addr.Compare(b.Addr) })
 		port.Frontends = slices.CompactFunc(port.Frontends, func(a, b proxy.Frontend) bool { return a.Addr == b.Addr })
 		e.Ports = append(e.Ports, port)
 	}
 	return e
+}
+
+// frontAddr is a frontend of a Service: its first cluster IP, another address, ...
+func frontAddr(v6 bool, kind proxy.Kind, n int) netip.AddrPort {
+	a := netip.AddrFrom4([4]byte{10, 96, byte(kind), byte(n)})
+	if v6 {
+		a = netip.AddrFrom16([16]byte{0xfd, 0x96, 14: byte(kind), 15: byte(n)})
+	}
+	if kind == proxy.NodePort {
+		a = netip.IPv4Unspecified()
+		if v6 {
+			a = netip.IPv6Unspecified()
+		}
+		return netip.AddrPortFrom(a, uint16(30000+n))
+	}
+	return netip.AddrPortFrom(a, 80)
+}
+
+func randomFrontends(r *rand.Rand, v6 bool, i int) []proxy.Frontend {
+	n := i
+	if r.IntN(10) == 0 {
+		n = r.IntN(8) // perhaps another Service's
+	}
+	fs := []proxy.Frontend{{Kind: proxy.ClusterIP, Addr: frontAddr(v6, proxy.ClusterIP, n)}}
+	for _, k := range []proxy.Kind{proxy.ExternalIP, proxy.LoadBalancer, proxy.NodePort} {
+		if r.IntN(3) == 0 {
+			fs = append(fs, proxy.Frontend{Kind: k, Addr: frontAddr(v6, k, n)})
+		}
+	}
+	for i := range fs {
+		if fs[i].Kind == proxy.LoadBalancer && r.IntN(2) == 0 {
+			fs[i].Sources = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+			if v6 {
+				fs[i].Sources = []netip.Prefix{netip.MustParsePrefix("2001:db8:100::/48")}
+			}
+		}
+	}
+	return fs
+}
+
+func randomEndpoints(r *rand.Rand, v6 bool) proxy.Endpoints {
+	var es proxy.Endpoints
+	for b := range 12 {
+		if r.IntN(3) > 0 {
+			continue
+		}
+		es.Cluster = append(es.Cluster, backend(v6, b))
+		if r.IntN(3) == 0 {
+			es.Local = append(es.Local, backend(v6, b))
+		}
+	}
+	if r.IntN(8) == 0 {
+		es = proxy.Endpoints{}
+	}
+	es.Any = len(es.Cluster) > 0
+	return es
 }
 
 func randomPods(r *rand.Rand) []netip.Addr {
@@ -65,19 +114,17 @@ func randomPods(r *rand.Rand) []netip.Addr {
 }
 
 // dump gives what the kernel has of the table in force of each family: chains and
-// rules as nft prints them, elements sorted, and the endpoints of each frontend as
-// a set, since their order is history.
+// rules, elements sorted, the endpoints of each frontend as a set, since their
+// order is history, and the chain of a number in place of a number, since the
+// numbers of some are history too.
 func dump(t testing.TB, ap *Applier, conn *nft.Conn) string {
 	t.Helper()
 	var b strings.Builder
 	for _, f := range ap.families {
 		r := f.applied.Ruleset()
-		for _, s := range []nft.Set{r.Services, r.Counts, r.Endpoints, r.Pods, r.Hairpin} {
-			es, err := conn.Elements(s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.WriteString(sortedElements(s, es))
+		names := chainNames(t, conn, r)
+		for _, s := range r.Sets() {
+			b.WriteString(sortedElements(s, elements(t, conn, s), names))
 		}
 		rules, err := conn.Rules(r.Table)
 		if err != nil {
@@ -91,17 +138,46 @@ func dump(t testing.TB, ap *Applier, conn *nft.Conn) string {
 	return b.String()
 }
 
-func sortedElements(s nft.Set, es []nft.Element) string {
-	var lines []string
-	slots := map[string][]byte{}
-	for _, e := range es {
-		e.Counter = nil
-		if s.Name == "endpoints" { // key without slot, and bit i of slots for slot i
-			front, slot := string(e.Key[:len(e.Key)-4]), e.Key[len(e.Key)-4]
-			slots[front] = append(slots[front], slot)
-			e.Key = append(slices.Clone(e.Key[:len(e.Key)-4]), 0, 0, 0, 0)
+func elements(t testing.TB, conn *nft.Conn, s nft.Set) []nft.Element {
+	t.Helper()
+	es, err := conn.Elements(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return es
+}
+
+// chainNames are the chains, or "drop", by their numbers.
+func chainNames(t testing.TB, conn *nft.Conn, r nftables.Ruleset) map[string]string {
+	names := map[string]string{}
+	for _, s := range []nft.Set{r.Chains, r.InsideChains} {
+		for _, e := range elements(t, conn, s) {
+			names[string(e.Key)] = strings.TrimPrefix(e.Verdict.String(), "goto ")
 		}
-		lines = append(lines, fmt.Sprintln(s, s.ElementText(e, false)))
+	}
+	return names
+}
+
+func sortedElements(s nft.Set, es []nft.Element, names map[string]string) string {
+	var lines []string
+	slots := map[string][]uint32{}
+	for _, e := range es {
+		if e.Counter != nil {
+			e.Counter = &nft.Counter{}
+		}
+		text := s.ElementText(e, false)
+		switch s.Name {
+		case "endpoints", "nodeport-endpoints": // the key without slot
+			front, slot := string(e.Key[:len(e.Key)-4]), binary.NativeEndian.Uint32(e.Key[len(e.Key)-4:])
+			slots[front] = append(slots[front], slot)
+			e.Key = binary.NativeEndian.AppendUint32([]byte(front), slot&nftables.LocalSlot)
+			text = s.ElementText(e, false)
+		case "services", "nodeports", "inside", "nodeport-inside":
+			text = s.ElementText(e, true) + e.Comment + " " + names[string(e.Data)]
+		case "chains", "inside-chains":
+			text = e.Verdict.String()
+		}
+		lines = append(lines, fmt.Sprintln(s, text))
 	}
 	for front, has := range slots {
 		slices.Sort(has)
@@ -124,12 +200,15 @@ func TestHistory(t *testing.T) {
 				f.commit = faulty(r, conn)
 			}
 			tb, pods := &proxy.Table{}, randomPods(r)
+			ranges := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("0.0.0.0/0")}
 			for range 60 {
 				for range 1 + r.IntN(3) {
 					tb = with(tb, random(r, r.IntN(8)))
 				}
 				if r.IntN(4) == 0 {
 					pods = randomPods(r)
+					n := 1 + r.IntN(3)
+					tb = &proxy.Table{Services: tb.Services, NodePorts: ranges[n:], ServiceCIDRs: ranges[:n]}
 				}
 				if r.IntN(10) == 0 { // the agent starts again
 					ap = New(conn, nft.IPv4, nft.IPv6)
@@ -142,6 +221,7 @@ func TestHistory(t *testing.T) {
 					_ = ap.Tidy()
 				}
 			}
+			tb = &proxy.Table{Services: tb.Services, NodePorts: ranges[1:3], ServiceCIDRs: ranges[:1]}
 			settle(t, func() error { return ap.Apply(tb, pods) })
 			settle(t, func() error { return errors.Join(ap.Apply(tb, pods), ap.Tidy()) })
 			history := dump(t, ap, conn)
@@ -160,23 +240,19 @@ func TestHistory(t *testing.T) {
 }
 
 // checkLookup compares what the kernel has for every frontend that may be there
-// with the reference, proxy.Table.Lookup.
+// with the reference, proxy.Table.Lookup, for clients on the node and outside.
 func checkLookup(t *testing.T, ap *Applier, conn *nft.Conn, tb *proxy.Table) {
 	t.Helper()
 	found := 0
-	for n := range byte(8) {
-		for _, proto := range []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP} {
-			for i, addr := range []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, n}), netip.AddrFrom16([16]byte{0xfd, 0x96, 15: n})} {
-				at := netip.AddrPortFrom(addr, 80)
-				want := tb.Lookup(proxy.Query{Client: proxy.Outside, Protocol: proto, Destination: at})
-				owner, backends := inKernel(t, conn, ap.families[i].applied.Ruleset(), proto, at)
-				wantOwner := ""
-				if want.Frontend.Addr.IsValid() {
-					found++
-					wantOwner = want.Service.String() + ":" + want.Port
-				}
-				if owner != wantOwner || !slices.Equal(backends, want.Backends) {
-					t.Errorf("%s %s: kernel has %q %v, Lookup gives %+v", proto, at, owner, backends, want)
+	for i, f := range ap.families {
+		k := readKernel(t, conn, f.applied.Ruleset())
+		for n := range 8 {
+			for _, proto := range []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP} {
+				for _, kind := range []proxy.Kind{proxy.ClusterIP, proxy.ExternalIP, proxy.LoadBalancer, proxy.NodePort} {
+					at := frontAddr(i == 1, kind, n)
+					for _, client := range []proxy.Client{proxy.LocalPod, proxy.Outside} {
+						found += k.check(tb, client, proto, kind, at)
+					}
 				}
 			}
 		}
@@ -186,30 +262,140 @@ func checkLookup(t *testing.T, ap *Applier, conn *nft.Conn, tb *proxy.Table) {
 	}
 }
 
-// inKernel reads the owner and the endpoints, sorted, of one frontend; "" where
-// there is none.
-func inKernel(t *testing.T, conn *nft.Conn, r nftables.Ruleset, proto cluster.Protocol, at netip.AddrPort) (owner string, backends []netip.AddrPort) {
-	t.Helper()
-	key := nft.Concat(nil).Addr(at.Addr()).Proto(uint8(proto)).Port(at.Port())
-	e, err := conn.GetElement(r.Services, key)
-	if errors.Is(err, nft.ErrNotFound) {
-		return "", nil
+// kernel is what the kernel has of a table.
+type kernel struct {
+	t        *testing.T
+	rules    nftables.Ruleset
+	elements map[string]map[string]nft.Element // set → key → element
+	names    map[string]string
+	sticky   map[string][]netip.AddrPort // chain with affinity → endpoints
+}
+
+func readKernel(t *testing.T, conn *nft.Conn, r nftables.Ruleset) *kernel {
+	k := &kernel{t: t, rules: r, elements: map[string]map[string]nft.Element{}, names: chainNames(t, conn, r), sticky: map[string][]netip.AddrPort{}}
+	for _, s := range r.Sets() {
+		k.elements[s.Name] = map[string]nft.Element{}
+		for _, e := range elements(t, conn, s) {
+			k.elements[s.Name][string(e.Key)] = e
+		}
 	}
+	rules, err := conn.Rules(r.Table)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for slot := range uint32(e.Data[0]) {
-		b, err := conn.GetElement(r.Endpoints, slices.Concat(key, nft.Concat(nil).Mark(slot)))
-		if err != nil {
-			t.Fatal(err)
+	for _, rule := range rules {
+		if to, err := netip.ParseAddrPort(rule.Comment); err == nil && rule.Exprs[0] == "numgen" {
+			k.sticky[rule.Chain] = append(k.sticky[rule.Chain], to)
 		}
-		n := len(b.Data) - 4
-		addr, _ := netip.AddrFromSlice(b.Data[:n])
-		backends = append(backends, netip.AddrPortFrom(addr, uint16(b.Data[n])<<8|uint16(b.Data[n+1])))
 	}
-	slices.SortFunc(backends, netip.AddrPort.Compare)
-	owner, _, _ = strings.Cut(e.Comment, " ")
-	return owner, backends
+	return k
+}
+
+// check compares one frontend for one client; it gives 1 where there is one.
+func (k *kernel) check(tb *proxy.Table, c proxy.Client, proto cluster.Protocol, kind proxy.Kind, at netip.AddrPort) int {
+	k.t.Helper()
+	q := proxy.Query{Client: c, Protocol: proto, Destination: at}
+	key := nft.Concat(nil)
+	if kind == proxy.NodePort {
+		q.ToNode, q.Destination = true, netip.AddrPortFrom(nodeAddr(at.Addr().Is6()), at.Port())
+	} else {
+		key = key.Addr(at.Addr())
+	}
+	key = key.Proto(uint8(proto)).Port(at.Port())
+	if _, guarded := k.elements["sources"][string(key)]; guarded {
+		q.Source = netip.MustParseAddr("198.51.100.1")
+		if at.Addr().Is6() {
+			q.Source = netip.MustParseAddr("2001:db8:100::1")
+		}
+	}
+	want := tb.Lookup(q)
+	wantText := "none"
+	if want.Frontend.Addr.IsValid() {
+		wantText = fmt.Sprintf("%s:%s %s %v masquerade %v", want.Service, want.Port, want.Verdict, want.Backends, want.Masquerade)
+	}
+	if got := k.meet(c, key, kind); got != wantText {
+		k.t.Errorf("%s %s, %s: the kernel has %s, Lookup gives %s (%s)", proto, at, c, got, wantText, want.Reason)
+	}
+	if len(want.Frontend.Sources) > 0 {
+		q.Source = netip.MustParseAddr("203.0.113.1")
+		if blocked := tb.Lookup(q); blocked.Verdict != proxy.Drop {
+			k.t.Errorf("%s: %s from outside the ranges", at, blocked.Verdict)
+		}
+	}
+	if wantText == "none" {
+		return 0
+	}
+	return 1
+}
+
+// meet follows the numbers, as the rules would.
+func (k *kernel) meet(c proxy.Client, key nft.Concat, kind proxy.Kind) string {
+	numbers, in, endpoints := "services", "inside", "endpoints"
+	if kind == proxy.NodePort {
+		numbers, in, endpoints = "nodeports", "nodeport-inside", "nodeport-endpoints"
+	}
+	e, ok := k.elements[numbers][string(key)]
+	if !ok {
+		return "none"
+	}
+	chain, offset := k.names[string(e.Data)], uint32(0)
+	sort := strings.TrimRight(chain, "0123456789")
+	isLocal := strings.HasSuffix(sort, "local") || strings.HasPrefix(chain, "sticky-") && len(k.elements[in][string(key)].Data) > 0
+	if isLocal && c == proxy.LocalPod {
+		chain, isLocal = k.names[string(k.elements[in][string(key)].Data)], false
+	} else if isLocal {
+		offset = nftables.LocalSlot
+	}
+	sort = strings.TrimRight(chain, "0123456789")
+	owner, _, _ := strings.Cut(e.Comment, " ")
+	verdict := proxy.Balance
+	var to []netip.AddrPort
+	switch {
+	case chain == "refuse":
+		verdict = proxy.Reject
+	case chain == "drop":
+		verdict = proxy.Drop
+	case strings.HasPrefix(chain, "sticky-"):
+		to = k.sticky[chain]
+	default:
+		count, _ := strconv.Atoi(chain[len(sort):])
+		for slot := range uint32(count) {
+			to = append(to, addrPort(k.elements[endpoints][string(slices.Concat(key, nft.Concat(nil).Mark(slot+offset)))].Data))
+		}
+		slices.SortFunc(to, netip.AddrPort.Compare)
+	}
+	if verdict == proxy.Balance && len(to) == 0 {
+		verdict = proxy.Drop
+	}
+	return fmt.Sprintf("%s %s %v masquerade %v", owner, verdict, to, k.masquerades(c, kind, verdict, chain, isLocal, len(k.elements[in][string(key)].Data) > 0))
+}
+
+// masquerades: the head of a sticky chain is not read back; its name has a hash of
+// it, and packets are sent through such in other tests.
+func (k *kernel) masquerades(c proxy.Client, kind proxy.Kind, v proxy.Verdict, chain string, isLocal, short bool) bool {
+	switch {
+	case v != proxy.Balance || isLocal:
+		return false
+	case strings.HasPrefix(chain, "sticky-"):
+		return kind != proxy.ClusterIP && !short || c != proxy.LocalPod
+	}
+	return strings.Contains(chain, "external") || c != proxy.LocalPod
+}
+
+func addrPort(data []byte) netip.AddrPort {
+	if len(data) < 4 {
+		return netip.AddrPort{}
+	}
+	n := len(data) - 4
+	addr, _ := netip.AddrFromSlice(data[:n])
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(data[n:]))
+}
+
+func nodeAddr(v6 bool) netip.Addr {
+	if v6 {
+		return netip.MustParseAddr("2001:db8::1")
+	}
+	return netip.MustParseAddr("192.0.2.1")
 }
 
 // faulty fails one commit of ten, of these half after it was done.

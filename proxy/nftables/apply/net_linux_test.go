@@ -277,7 +277,7 @@ func with(t *proxy.Table, entries ...*proxy.Entry) *proxy.Table {
 			set[e.Key] = nil
 		}
 	}
-	return &proxy.Table{Services: t.Services.With(set)}
+	return &proxy.Table{Services: t.Services.With(set), NodePorts: t.NodePorts, ServiceCIDRs: t.ServiceCIDRs}
 }
 
 func apply(t testing.TB, a *Applier, tb *proxy.Table, pods []netip.Addr) {
