@@ -50,6 +50,7 @@ type Config struct {
 	RunDir   string // of agent.sock
 	StateDir string // of the allocation record
 	Log      *slog.Logger
+	Operations
 }
 
 // Agent is one node's agent. All its fields belong to the goroutine of Run.
@@ -60,8 +61,10 @@ type Agent struct {
 	pods     *cni.Plugin
 	links    links
 	services services
-	snapshot *cluster.Snapshot // nil before the first sync
-	plan     *plan.Plan        // the last one compiled; nil before the first sync
+
+	operations *operations       // beside the services
+	snapshot   *cluster.Snapshot // nil before the first sync
+	plan       *plan.Plan        // the last one compiled; nil before the first sync
 
 	applied  string // the Snapshot's version
 	failures int    // in a row
@@ -74,10 +77,12 @@ type Agent struct {
 // Run runs an agent until ctx ends. It leaves the kernel as it is.
 func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
+	a.operations = newOperations(c, a.log)
 	if err := a.open(); err != nil {
 		return err
 	}
 	defer a.close()
+	a.operations.decide(ctx, &a.services)
 	server, err := cni.Listen(filepath.Join(c.RunDir, "agent.sock"))
 	if err != nil {
 		return err
@@ -90,6 +95,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return server.Serve(ctx) })
 	g.Go(func() error { return source.Run(ctx) })
 	g.Go(func() error { return a.services.monitor.Run(ctx, a.services.notice) })
+	g.Go(func() error { return a.operations.run(ctx) })
 	g.Go(func() error { return a.loop(ctx, server, notices) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -149,6 +155,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
+			a.operations.tick(ctx, &a.services)
 		case <-audit.C:
 			a.services.audit(a.plan)
 		case <-retry.C:
@@ -168,7 +175,7 @@ func (a *Agent) apply() error {
 	if a.snapshot == nil {
 		return nil
 	}
-	err := errors.Join(a.compile(), a.links.apply(a.plan), a.services.apply(a.plan))
+	err := errors.Join(a.compile(), a.links.apply(a.plan), a.serveServices())
 	if err == nil {
 		a.applied = a.snapshot.Version
 	}
@@ -226,6 +233,8 @@ func (a *Agent) answer(batch []*cni.Request) {
 		switch r.Verb {
 		case VerbStatus:
 			r.Reply(a.status())
+		case VerbServe:
+			r.Reply(a.takeOver())
 		case VerbExplain:
 			a.explain(r)
 		case shim.VerbCNI:

@@ -9,11 +9,14 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/takeover"
 )
 
 type agentFlags struct {
@@ -21,6 +24,7 @@ type agentFlags struct {
 	runDir, stateDir                           string
 	logLevel, logFormat                        string
 	check                                      bool
+	serviceProxy, health, metrics              string
 }
 
 func newAgent() *cobra.Command {
@@ -50,6 +54,9 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text, json")
 	fl.BoolVar(&f.check, "check", false, "check the flags and the source, then exit")
+	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
+	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
+	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "manifests")
 	return cmd
 }
@@ -66,6 +73,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if f.node == "" {
 		return errors.New("agent: --node is empty: give the node's name in the cluster")
 	}
+	operations, err := f.operations(cmd)
+	if err != nil {
+		return err
+	}
 	source, err := newSource(f.manifests, f.kubeconfig, f.node, log)
 	if err != nil {
 		return err
@@ -75,8 +86,20 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 		return err
 	}
 	return agent.Run(cmd.Context(), agent.Config{
-		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log,
+		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
 	}, source)
+}
+
+// operations reads the settings of the service proxy.
+func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
+	mode, err := takeover.ParseMode(f.serviceProxy)
+	if err != nil {
+		return agent.Operations{}, err
+	}
+	config := map[string]string{}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { config[f.Name] = f.Value.String() })
+	return agent.Operations{Mode: mode, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
+		Config: map[string]any{"podlane": config}}, nil
 }
 
 // newSource makes the source that the flags ask for.

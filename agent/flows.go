@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/podlane/podlane/agent/ports"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/newest"
+	"github.com/podlane/podlane/kernel/conntrack"
+	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/stale"
+)
+
+// flows forgets UDP flows that the rules would no longer lead where they go. It
+// has a goroutine and a socket of its own, since a flow table may have a million
+// flows: it deletes flows and writes no state that the loop writes. A flow may be
+// looked at by an older Table than the one that made it; so what is stale must be
+// so by the newest Table on its way to the kernel too.
+type flows struct {
+	log     *slog.Logger
+	metrics *ports.Metrics
+	applied newest.Chan[*proxy.Table]   // what the kernel has: rules first, then flows
+	coming  atomic.Pointer[proxy.Table] // what it may have any moment
+
+	index *stale.Index // of the goroutine of run
+	again bool         // a Table was seen before the kernel had it
+}
+
+// flowTries is how often the flows are listed again where the list was partial.
+const flowTries = 5
+
+func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
+	return &flows{log: log, metrics: m, applied: make(newest.Chan[*proxy.Table], 1), index: stale.New()}
+}
+
+// run looks at the flows after each change that may have made some stale.
+func (f *flows) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case t := <-f.applied:
+			if scan := f.index.Update(t); !scan && !f.again {
+				continue
+			}
+			f.again = false
+			if err := f.reconcile(t); err != nil {
+				f.again = true // with the next change
+				f.log.Warn("stale flows", "err", err)
+			}
+		}
+	}
+}
+
+// reconcile looks at all UDP flows once.
+func (f *flows) reconcile(t *proxy.Table) error {
+	conn, err := conntrack.Dial(0)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	own, err := ownAddrs()
+	if err != nil {
+		return err
+	}
+	var took [2]time.Duration
+	var deleted [2]map[cluster.Key]int
+	var errs []error
+	for i, v6 := range []bool{false, true} {
+		start := time.Now()
+		found, err := f.find(conn, v6, own)
+		errs = append(errs, err)
+		if now := f.coming.Load(); now != nil && now != t {
+			f.again = f.index.Update(now) || f.again
+			t = nil // not in the kernel yet: it is settled with the next one
+		}
+		deleted[i], err = f.forget(conn, found, own)
+		errs, took[i] = append(errs, err), time.Since(start)
+		for k, n := range deleted[i] {
+			f.log.Info("stale UDP flows forgotten", "service", k, "flows", n)
+		}
+	}
+	f.metrics.Reconciled(took, deleted)
+	err = errors.Join(errs...)
+	if err == nil && t != nil {
+		f.index.Settled()
+	}
+	return err
+}
+
+// find lists the flows that are stale by the Table that the kernel has.
+func (f *flows) find(conn *conntrack.Conn, v6 bool, own func(netip.Addr) bool) ([]conntrack.Flow, error) {
+	var found []conntrack.Flow
+	var err error
+	for range flowTries {
+		found = found[:0]
+		err = conn.Each(uint8(cluster.UDP), v6, func(flow conntrack.Flow) {
+			if _, is := f.index.Stale(flow.Orig.Dst, flow.Reply.Src, own); is {
+				found = append(found, flow)
+			}
+		})
+		if !errors.Is(err, conntrack.ErrPartial) {
+			break
+		}
+	}
+	return found, err
+}
+
+// forget deletes what is stale still.
+func (f *flows) forget(conn *conntrack.Conn, found []conntrack.Flow, own func(netip.Addr) bool) (map[cluster.Key]int, error) {
+	n := map[cluster.Key]int{}
+	var errs []error
+	for _, flow := range found {
+		k, is := f.index.Stale(flow.Orig.Dst, flow.Reply.Src, own)
+		if !is {
+			continue
+		}
+		if err := conn.Delete(flow); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n[k]++
+	}
+	return n, errors.Join(errs...)
+}
+
+// ownAddrs gives whether an address is one of this network namespace.
+func ownAddrs() (func(netip.Addr) bool, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	own := map[netip.Addr]bool{}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr()] = true
+		}
+	}
+	return func(a netip.Addr) bool { return own[a] }, nil
+}

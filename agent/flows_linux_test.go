@@ -1,0 +1,286 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/podlane/podlane/agent/ports"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/kernel/conntrack"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables/apply"
+)
+
+// world is a node whose pods answer on addresses of its own, and a client:
+//
+//	client 192.0.2.2 ═ veth ═ 192.0.2.1 node: 10.244.0.2, 10.244.0.3 (UDP 5353)
+//	fd00:2::2                 fd00:2::1       fd00:244::2, fd00:244::3
+type world struct {
+	t       *testing.T
+	client  netns.NsHandle
+	builder *cluster.Builder
+	last    *cluster.Snapshot
+	table   *proxy.Table
+	applier *apply.Applier
+	flows   *flows
+	metrics *ports.Metrics
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	nettest.New(t)
+	w := &world{t: t, client: nettest.Make(t), builder: cluster.NewBuilder(), last: &cluster.Snapshot{}, table: &proxy.Table{}}
+	ip := func(args ...string) { nettest.Run(t, "ip", args...) }
+	ip("link", "add", "c", "type", "veth", "peer", "name", "toclient")
+	for _, a := range []string{"192.0.2.1/24", "fd00:2::1/64"} {
+		ip("addr", "add", a, "dev", "toclient", "nodad")
+	}
+	for _, a := range []string{"10.244.0.2/32", "10.244.0.3/32", "fd00:244::2/128", "fd00:244::3/128"} {
+		ip("addr", "add", a, "dev", "lo", "nodad")
+	}
+	ip("link", "set", "toclient", "up")
+	nettest.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	move(t, "c", w.client)
+	nettest.Do(t, w.client, func() {
+		for _, a := range []string{"192.0.2.2/24", "fd00:2::2/64"} {
+			ip("addr", "add", a, "dev", "c", "nodad")
+		}
+		ip("link", "set", "c", "up")
+		ip("route", "add", "default", "via", "192.0.2.1")
+		ip("route", "add", "default", "via", "fd00:2::1")
+	})
+	for _, a := range []string{"10.244.0.2", "10.244.0.3", "fd00:244::2", "fd00:244::3"} {
+		w.echo(netip.AddrPortFrom(netip.MustParseAddr(a), 5353))
+	}
+	conn, err := nft.Dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	w.applier = apply.New(conn, nft.IPv4, nft.IPv6)
+	w.metrics = ports.NewMetrics(flowLevel, func() *proxy.Table { return w.table }, countFlows)
+	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics)
+	w.builder.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{
+		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fd00:2::1")}})
+	return w
+}
+
+func move(t *testing.T, dev string, to netns.NsHandle) {
+	t.Helper()
+	nettest.Run(t, "ip", "link", "set", dev, "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(to)))
+}
+
+// echo answers each datagram with its own address.
+func (w *world) echo(at netip.AddrPort) {
+	w.t.Helper()
+	l, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		buf := make([]byte, 16)
+		for {
+			_, from, err := l.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			_, _ = l.WriteToUDPAddrPort([]byte(at.Addr().String()), from)
+		}
+	}()
+}
+
+// set gives the Service its endpoints, by the last part of their addresses.
+func (w *world) set(endpoints ...int) {
+	key := cluster.Key{Namespace: "default", Name: "dns"}
+	w.builder.SetService(&cluster.Service{Key: key, Type: cluster.NodePort,
+		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::10")},
+		Ports:      []cluster.ServicePort{{Protocol: cluster.UDP, Port: 53, NodePort: 30053}}})
+	for _, v6 := range []bool{false, true} {
+		format := map[bool]string{false: "10.244.0.%d", true: "fd00:244::%d"}[v6]
+		s := &cluster.EndpointSlice{Key: cluster.Key{Namespace: "default", Name: fmt.Sprint("dns-", v6)}, Service: "dns", IPv6: v6,
+			Ports: []cluster.EndpointPort{{Protocol: cluster.UDP, Port: 5353}}}
+		for _, e := range endpoints {
+			s.Endpoints = append(s.Endpoints, cluster.Endpoint{Address: netip.MustParseAddr(fmt.Sprintf(format, e)), Ready: true, Serving: true, Node: "n1"})
+		}
+		w.builder.SetSlice(s)
+	}
+	w.apply()
+}
+
+// apply brings what is built to the kernel, then looks at the flows, as the agent
+// does: here on the test's own thread, which is in the node.
+func (w *world) apply() {
+	w.t.Helper()
+	s := w.builder.Publish()
+	w.table, w.last = proxy.Compile(w.table, w.last, s, proxy.Config{Node: "n1"}), s
+	w.flows.coming.Store(w.table)
+	if err := w.applier.Apply(w.table, nil); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.flows.index.Update(w.table) {
+		if err := w.flows.reconcile(w.table); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// dial gives a client's socket: it keeps its port, and so its flow.
+func (w *world) dial(to string) *net.UDPConn {
+	w.t.Helper()
+	var conn *net.UDPConn
+	nettest.Do(w.t, w.client, func() {
+		var err error
+		if conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to))); err != nil {
+			w.t.Fatal(err)
+		}
+	})
+	w.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// ask gives who answers, or why nobody does.
+func ask(conn *net.UDPConn) string {
+	buf := make([]byte, 64)
+	_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	_, err := conn.Write([]byte("?"))
+	n := 0
+	if err == nil {
+		n, err = conn.Read(buf)
+	}
+	switch {
+	case err == nil:
+		return string(buf[:n])
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	}
+	return "nothing"
+}
+
+// ids gives the flows to a port by the client's port.
+func (w *world) ids(v6 bool) map[netip.AddrPort]uint32 {
+	w.t.Helper()
+	conn, err := conntrack.Dial(0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	ids := map[netip.AddrPort]uint32{}
+	if err := conn.Each(uint8(cluster.UDP), v6, func(f conntrack.Flow) { ids[f.Orig.Src] = f.ID }); err != nil {
+		w.t.Fatal(err)
+	}
+	return ids
+}
+
+func local(c *net.UDPConn) netip.AddrPort { return netip.MustParseAddrPort(c.LocalAddr().String()) }
+
+func TestFlows(t *testing.T) {
+	for name, tc := range map[string]struct {
+		vip, direct, a, b string
+		v6                bool
+	}{
+		"cluster IP, IPv4": {"10.96.0.10:53", "10.244.0.3:5353", "10.244.0.2", "10.244.0.3", false},
+		"cluster IP, IPv6": {"[fd00:96::10]:53", "[fd00:244::3]:5353", "fd00:244::2", "fd00:244::3", true},
+		"node port, IPv4":  {"192.0.2.1:30053", "10.244.0.3:5353", "10.244.0.2", "10.244.0.3", false},
+		"node port, IPv6":  {"[fd00:2::1]:30053", "[fd00:244::3]:5353", "fd00:244::2", "fd00:244::3", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			want := func(what string, c *net.UDPConn, answer string) {
+				t.Helper()
+				got := ask(c)
+				for range 3 { // an ICMP error may be of the datagram before
+					if got == answer {
+						return
+					}
+					got = ask(c)
+				}
+				t.Errorf("%s: answered by %s, want %s", what, got, answer)
+			}
+			w.set(2)
+			c, direct := w.dial(tc.vip), w.dial(tc.direct)
+			want("one endpoint", c, tc.a)
+			want("past the Service", direct, tc.b)
+			good := w.ids(tc.v6)
+			w.set(2, 3)
+			want("one more", c, tc.a)
+			if now := w.ids(tc.v6); now[local(c)] != good[local(c)] || good[local(c)] == 0 {
+				t.Errorf("a good flow was touched: %d, was %d", now[local(c)], good[local(c)])
+			}
+			w.set(3)
+			want("the first one has gone", c, tc.b)
+			w.set()
+			want("none is left", c, "refused")
+			w.set(2)
+			want("the first one again", c, tc.a)
+			w.builder.DeleteService(cluster.Key{Namespace: "default", Name: "dns"})
+			w.apply()
+			if _, there := w.ids(tc.v6)[local(c)]; there {
+				t.Error("the Service is deleted, its flow is there")
+			}
+			want("past the Service", direct, tc.b)
+			if now := w.ids(tc.v6); now[local(direct)] != good[local(direct)] || good[local(direct)] == 0 {
+				t.Errorf("a flow that is not ours was touched: %d, was %d", now[local(direct)], good[local(direct)])
+			}
+		})
+	}
+}
+
+// TestFlows_untranslated: a client that sends before the Service exists has a flow
+// that leads elsewhere, and its datagrams would follow it for ever.
+func TestFlows_untranslated(t *testing.T) {
+	w := newWorld(t)
+	w.apply() // flows are tracked
+	nettest.Run(t, "ip", "link", "add", "out", "type", "veth", "peer", "name", "nowhere")
+	nettest.Run(t, "ip", "link", "set", "nowhere", "up")
+	nettest.Run(t, "ip", "link", "set", "out", "up")
+	nettest.Run(t, "ip", "route", "add", "10.96.0.0/16", "via", "198.51.100.2", "dev", "out", "onlink")
+	nettest.Run(t, "ip", "neigh", "add", "198.51.100.2", "lladdr", "02:00:00:00:00:02", "dev", "out")
+	c := w.dial("10.96.0.10:53")
+	if got := ask(c); got != "nothing" {
+		t.Fatalf("no Service yet: %s", got)
+	}
+	if w.ids(false)[local(c)] == 0 {
+		t.Fatal("the kernel has no such flow, so the test shows nothing")
+	}
+	w.set(2)
+	if got := ask(c); got != "10.244.0.2" {
+		t.Errorf("the first endpoint is there: %s", got)
+	}
+}
+
+// TestFlows_newerTable: a flow that a newer Table than the scan's has made is not
+// touched.
+func TestFlows_newerTable(t *testing.T) {
+	w := newWorld(t)
+	w.set(2)
+	c := w.dial("10.96.0.10:53")
+	if got := ask(c); got != "10.244.0.2" {
+		t.Fatal(got)
+	}
+	old := w.table
+	w.set(2, 3)
+	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics) // a scan that begins with a Table without both
+	without := cluster.NewBuilder()
+	without.SetService(w.last.Services.Get(cluster.Key{Namespace: "default", Name: "dns"}))
+	w.flows.index.Update(proxy.CompileAll(without.Publish(), proxy.Config{Node: "n1"}))
+	w.flows.coming.Store(w.table)
+	before := w.ids(false)[local(c)]
+	if err := w.flows.reconcile(old); err != nil {
+		t.Fatal(err)
+	}
+	if now := w.ids(false)[local(c)]; now != before || before == 0 {
+		t.Errorf("flow %d, was %d", now, before)
+	}
+}

@@ -1,0 +1,247 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podlane/podlane/agent/ports"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/kernel/conntrack"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables/apply"
+	"github.com/podlane/podlane/takeover"
+)
+
+// VerbServe asks the agent to serve the node's Services from now on, though
+// kube-proxy is here: the first step of a takeover.
+const VerbServe = "serve"
+
+// Operations are the settings of the service proxy beside its rules.
+type Operations struct {
+	Mode  takeover.Mode // "" is auto
+	Ports ports.Addresses
+	// Config is what /configz shows.
+	Config any
+}
+
+// operations is what goes with the service proxy beside its rules: whether the
+// Services are ours at all, health, metrics, healthCheckNodePorts, and the flow
+// table. Its fields belong to the goroutine of Run, but for what is atomic.
+type operations struct {
+	Operations
+	log     *slog.Logger
+	node    string
+	limits  string // file of the flow table's former limits
+	off     string // why the Services are not ours; "" where they are
+	ports   *ports.Ports
+	checks  *ports.Checks
+	flows   *flows
+	table   atomic.Pointer[proxy.Table] // what the kernel has, for scrapes
+	seen    *cluster.Snapshot           // the last one counted
+	waiting []time.Time                 // when the changes that the kernel does not have happened
+	dirty   bool                        // something waits
+	started time.Time
+}
+
+func newOperations(c Config, log *slog.Logger) *operations {
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, "flow-limits.json"),
+		seen: &cluster.Snapshot{}, started: time.Now()}
+	health := &ports.Health{}
+	metrics := ports.NewMetrics(flowLevel, o.table.Load, countFlows)
+	o.ports = &ports.Ports{Addresses: o.Ports, Health: health, Metrics: metrics, Mode: "nftables", Config: o.Config, Log: log}
+	o.checks, o.flows = ports.NewChecks(health, log), newFlows(log, metrics)
+	return o
+}
+
+func flowLevel() (count, most int, err error) {
+	l, err := conntrack.ReadLevel()
+	return l.Count, l.Max, err
+}
+
+// countFlows reads the kernel's counters of new flows.
+func countFlows() ([]ports.ServiceCount, error) {
+	conn, err := nft.Dial(0)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	counts, err := apply.Counts(conn)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ports.ServiceCount, 0, len(counts))
+	for _, c := range counts {
+		owner, port, _ := strings.Cut(c.Service, ":")
+		namespace, name, _ := strings.Cut(owner, "/")
+		out = append(out, ports.ServiceCount{Service: cluster.Key{Namespace: namespace, Name: name}, Port: port,
+			Protocol: c.Protocol.String(), Frontend: c.Frontend.String(), New: c.New})
+	}
+	return out, nil
+}
+
+// run runs what has goroutines of its own.
+func (o *operations) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return o.ports.Run(ctx) })
+	g.Go(func() error { return o.flows.run(ctx) })
+	return g.Wait()
+}
+
+// decide says whether the Services are ours, at the start and as long as they are
+// not. What was taken over, or is in the kernel from before, stays ours.
+func (o *operations) decide(ctx context.Context, s *services) {
+	mode := o.Mode
+	if mode == "" {
+		mode = takeover.Auto
+	}
+	tables, err := s.conn.Tables()
+	if err != nil {
+		o.log.Warn("service proxy", "err", err)
+	}
+	var e takeover.Evidence
+	if mode == takeover.Auto && len(tables) == 0 {
+		if e, err = takeover.Detect(ctx); err != nil {
+			o.log.Warn("service proxy: the search for kube-proxy", "err", err)
+		}
+	}
+	on, why := takeover.Decide(mode, e, len(tables) > 0)
+	if on {
+		o.serve()
+		return
+	}
+	if why != o.off {
+		o.log.Warn("service proxy off: " + why)
+	}
+	o.off = why
+	if mode == takeover.Off && len(tables) > 0 {
+		if err := s.applier.Remove(); err != nil {
+			o.log.Warn("service proxy off: removing our tables", "err", err)
+		}
+	}
+}
+
+// serve makes the Services ours.
+func (o *operations) serve() {
+	if o.off != "" {
+		o.log.Info("service proxy on")
+	}
+	o.off = ""
+	o.ports.On.Store(true)
+	raised, err := conntrack.LimitsFor(runtime.NumCPU()).Raise(o.limits)
+	for _, s := range raised {
+		o.log.Info("limit of the flow table raised", "path", s.Path, "was", s.Was, "now", s.Now)
+	}
+	if err != nil {
+		o.log.Warn("limits of the flow table", "err", err)
+	}
+}
+
+// tick is called now and then.
+func (o *operations) tick(ctx context.Context, s *services) {
+	if o.off != "" && o.Mode != takeover.Off {
+		o.decide(ctx, s)
+	}
+	o.checks.Retry()
+}
+
+// before notes what a Plan brings.
+func (o *operations) before(p *plan.Plan) {
+	if p.Snapshot != o.seen {
+		services, endpoints := o.count(p.Snapshot)
+		o.ports.Metrics.Queued(services, endpoints)
+		own := p.Snapshot.Nodes.Get(cluster.Key{Name: p.Node})
+		o.ports.Health.SetNode(own != nil, own != nil && own.Leaving)
+		o.seen, o.dirty = p.Snapshot, true
+	}
+	if o.dirty {
+		o.ports.Health.Queued()
+	}
+	o.flows.coming.Store(p.Table)
+}
+
+// count counts the changes since the last Snapshot, and notes when those of
+// endpoints happened, but for what happened before this agent was there.
+func (o *operations) count(s *cluster.Snapshot) (services, endpoints int) {
+	for range s.Services.Changed(o.seen.Services) {
+		services++
+	}
+	for c := range s.Slices.Changed(o.seen.Slices) {
+		endpoints++
+		if c.New == nil || c.New.Triggered == "" {
+			continue
+		}
+		if t, err := time.Parse(time.RFC3339Nano, c.New.Triggered); err == nil && t.After(o.started) {
+			o.waiting = append(o.waiting, t)
+		}
+	}
+	return services, endpoints
+}
+
+// after notes how it went.
+func (o *operations) after(p *plan.Plan, took time.Duration, err error) {
+	if err != nil {
+		o.ports.Metrics.Failed()
+		o.dirty = true
+		return
+	}
+	if o.dirty {
+		o.ports.Metrics.Synced(took, o.waiting)
+		o.waiting, o.dirty = nil, false
+	}
+	o.ports.Health.Updated()
+	if o.table.Swap(p.Table) != p.Table {
+		o.checks.Update(p.Table)
+		o.flows.applied.Send(p.Table)
+	}
+}
+
+// problems are those of the Services' health checks, and what is off.
+func (o *operations) problems() []cluster.Problem {
+	ps := o.checks.Problems()
+	if o.off != "" {
+		ps = append(ps, cluster.Problem{Kind: "service proxy of node", Key: cluster.Key{Name: o.node}, Err: "off: " + o.off})
+	}
+	return ps
+}
+
+// serveServices brings the Plan's Services to the kernel, with what goes with
+// them, where they are ours.
+func (a *Agent) serveServices() error {
+	if a.operations.off != "" {
+		return nil
+	}
+	a.operations.before(a.plan)
+	start := time.Now()
+	err := a.services.apply(a.plan)
+	a.operations.after(a.plan, time.Since(start), err)
+	return err
+}
+
+// takeOver answers VerbServe.
+func (a *Agent) takeOver() shim.Reply {
+	refuse := func(err error) shim.Reply {
+		return shim.Reply{Error: &shim.Error{Code: shim.CodeFailed, Msg: err.Error()}}
+	}
+	if a.operations.Mode == takeover.Off {
+		return refuse(fmt.Errorf("this agent was started with --service-proxy off"))
+	}
+	a.operations.serve()
+	if a.snapshot == nil {
+		return refuse(fmt.Errorf("the cluster's state is not known yet; try again"))
+	}
+	if err := a.apply(); err != nil {
+		return refuse(err)
+	}
+	return a.status()
+}
