@@ -39,6 +39,8 @@ const Usage = `  -lp, --listen_port N   control port of the server (19765)
   -e,  --precision N     digits
   -ub, --use_bits_per_sec  -uu, --unify_units  -un, --unify_nodes
        --warmup TIME     traffic before the clock (needs a podlane server)
+       --rate N          messages a second (udp_bw, udp_open: 1,000; udp_max: the highest to try)
+       --streams N       of tcp_streams (4)
        --plain           be exactly qperf: whole seconds, udp_bw with 32 KiB datagrams
        --json            one JSON document a test, one a line`
 
@@ -148,8 +150,10 @@ var options = map[string]option{
 		p.job.Detail.Given.Timeout = true
 		return readTime(v, &p.job.Options.Timeout)
 	}},
-	"ws":     {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Wait) }},
-	"warmup": {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Warmup) }},
+	"rate":    {true, func(p *parser, v string) error { return readRate(v, &p.job.Options.Rate) }},
+	"streams": {true, func(p *parser, v string) error { return readCount(v, &p.job.Options.Streams) }},
+	"ws":      {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Wait) }},
+	"warmup":  {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Warmup) }},
 	"e": {true, func(p *parser, v string) error {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 || n > 17 {
@@ -197,6 +201,22 @@ func readPort(v string, to *int) error {
 		return fmt.Errorf("%s: not a port", v)
 	}
 	*to = int(n)
+	return nil
+}
+
+func readRate(v string, to *float64) error {
+	var n int
+	err := readSize(v, &n)
+	*to = float64(n)
+	return err
+}
+
+func readCount(v string, to *int) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%s: not a number from 1", v)
+	}
+	*to = n
 	return nil
 }
 

@@ -12,8 +12,6 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Run runs one test. It gives an error when the test did not take place as asked; what was
@@ -33,6 +31,9 @@ func Run(ctx context.Context, test Test, o Options) (*Result, error) {
 	c.path = PathFacts{Control: addrOf(conn.RemoteAddr()), MTU: pathMTU(conn)}
 	if c.options.MsgSize == 0 {
 		c.options.MsgSize = c.size()
+	}
+	if test == UDPSearch {
+		return search(ctx, c)
 	}
 	result, err := c.run(ctx)
 	if ctx.Err() != nil {
@@ -78,7 +79,7 @@ type client struct {
 
 // size is the test's own: for udp_bw what goes whole through the path, where qperf's 32 KiB would go in fragments.
 func (c *client) size() int {
-	if c.test != UDPBandwidth || c.options.Plain {
+	if c.test != UDPBandwidth && c.test != UDPSearch || c.options.Plain {
 		return c.test.DefaultSize()
 	}
 	return c.path.FittingDatagram()
@@ -98,27 +99,35 @@ func (c *client) run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := c.dialData(ctx, port)
-	if err != nil {
+	fds, err := c.dialAll(ctx, port)
+	defer closeAll(fds)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	defer unix.Close(fd)
-	if !c.own && (c.options.Time%time.Second != 0 || c.options.Warmup > 0) {
+	case !c.own && forms[c.test].own:
+		return nil, errNeedsOwn
+	case !c.own && (c.options.Time%time.Second != 0 || c.options.Warmup > 0):
 		return nil, ErrPlainServer
 	}
-	return c.measure(ctx, fd, port)
+	return c.measure(ctx, fds, port)
 }
 
 func (c *client) request() request {
 	o := c.options
 	r := request{
-		Major: verMaj, Minor: verMin, Inc: verInc, Index: testIndex[c.test],
+		Major: verMaj, Minor: verMin, Inc: verInc, Index: forms[c.test].index,
 		MsgSize: uint32(o.MsgSize), Port: uint32(o.DataPort), SockBuf: uint32(o.SockBuf),
 		Time: wholeSeconds(o.Time), Timeout: wholeSeconds(o.Timeout),
 	}
 	if !o.Plain {
 		c.nonce = rand.Uint32()
 		r.Extension = extension{On: true, Duration: o.Time, Warmup: o.Warmup, Nonce: c.nonce}
+		if c.test == TCPStreams {
+			r.Extension.Streams = uint32(o.Streams)
+		}
+		if c.test == UDPOpen {
+			r.Extension.Duration += grace // the last ones are answered too
+		}
 	}
 	return r
 }
@@ -133,6 +142,13 @@ func (c *client) conf() (*Result, error) {
 	}
 	r := c.result()
 	r.Conf = &Machines{Local: ThisMachine(), Remote: decodeMachine(b)}
+	if rest, err := io.ReadAll(io.LimitReader(c.conn, 16<<10)); err == nil && len(rest) > 0 && !c.options.Plain {
+		theirs := &Facts{}
+		if json.Unmarshal(rest, theirs) == nil {
+			ours := ReadFacts(addrOf(c.conn.LocalAddr()).Addr())
+			r.Facts, r.Extended = &BothFacts{Local: ours, Remote: *theirs}, true
+		}
+	}
 	return r, nil
 }
 
@@ -173,6 +189,22 @@ func printable(b []byte) bool {
 	return true
 }
 
+// dialAll makes the data connections.
+func (c *client) dialAll(ctx context.Context, port uint16) (fds []int, err error) {
+	streams := 1
+	if c.test == TCPStreams {
+		streams = c.options.Streams
+	}
+	for range streams {
+		fd, err := c.dialData(ctx, port)
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
 // dialData connects to the very address the control connection reached: resolving the name again, as qperf does, may give another.
 func (c *client) dialData(ctx context.Context, port uint16) (int, error) {
 	network := "tcp"
@@ -194,22 +226,27 @@ func (c *client) dialData(ctx context.Context, port uint16) (int, error) {
 
 var clientLoops = map[Test]func(*flow){
 	TCPBandwidth: sendStream, TCPLatency: pingStream, UDPBandwidth: sendDatagrams, UDPLatency: pingDatagrams,
+	Rest: rest, TCPConnect: makeConnections, TCPStreams: sendStream, UDPPackets: sendDatagrams, UDPOpen: openDatagrams,
 }
 
 // measure runs the loop between the two synchronizations.
-func (c *client) measure(ctx context.Context, fd int, port uint16) (*Result, error) {
+func (c *client) measure(ctx context.Context, fds []int, port uint16) (*Result, error) {
 	c.deadline()
+	drops := countDrops(c.path.Local.Addr())
 	if err := c.synchronize(); err != nil {
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { c.stopped.Store(true) })()
-	f := &flow{fd: fd, size: c.options.MsgSize, own: c.own, nonce: c.nonce, stop: &c.stopped, base: time.Now()}
+	f := &flow{
+		fd: fds[0], size: c.options.MsgSize, own: c.own, nonce: c.nonce, stop: &c.stopped, base: time.Now(),
+		rate: c.options.Rate, server: c.path.Data,
+	}
 	if c.own {
 		f.from = c.options.Warmup
 	}
 	f.until = f.from + c.options.Time
 	meter := startMeter(f.from)
-	f.run(clientLoops[c.test])
+	f.runAll(fds, clientLoops[c.test])
 	local := meter.stat(f.elapsed())
 	local.Sent, local.Received = f.sent, f.received
 	c.deadline()
@@ -220,13 +257,16 @@ func (c *client) measure(ctx context.Context, fd int, port uint16) (*Result, err
 	if _, err := c.conn.Write([]byte(syncAfter)); err != nil {
 		return nil, control("send "+syncAfter, err)
 	}
+	if f.failed != nil {
+		return nil, f.failed
+	}
 	if f.over < f.until {
 		return nil, fmt.Errorf("the data connection ended after %s of %s", f.elapsed().Round(time.Millisecond), c.options.Time)
 	}
 	r := c.result()
 	r.Port = int(port)
 	r.Local, r.Remote = &local, &remote
-	r.learn(f, note)
+	r.learn(f, note, drops.since(c.path.Local.Addr()))
 	return r, nil
 }
 

@@ -46,6 +46,10 @@ func (f *flow) wait(err error, c *Counters) bool {
 }
 
 func sendDatagrams(f *flow) {
+	if f.rate > 0 {
+		sendPaced(f)
+		return
+	}
 	b := f.message()
 	t := f.now()
 	for seq := uint64(0); ; seq++ {

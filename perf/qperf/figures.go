@@ -24,13 +24,18 @@ type CPU struct {
 	IOWait   float64 `json:"iowait"`
 }
 
-// Value is the one figure that stands for the test: bandwidth as received, in bytes/s, or latency in s.
+// Value is the one figure that stands for the test, in its Unit: bandwidth or packets as received,
+// connections, or latency.
 func (r *Result) Value() float64 {
 	switch {
 	case r.Figures == nil:
 		return 0
 	case r.Test.Latency():
 		return r.Figures.Latency
+	case r.Test == TCPConnect || r.Test == UDPPackets:
+		return r.Figures.MessageRate
+	case r.Search != nil:
+		return r.Search.NoLoss
 	}
 	return r.Figures.RecvBandwidth
 }
@@ -42,13 +47,17 @@ func figures(r *Result) *Figures {
 	if n := l.Received.Messages + m.Received.Messages; n > 0 {
 		f.Latency = lt / float64(n)
 	}
-	if r.Test == UDPLatency && r.Loss != nil && r.Loss.Lost > 0 && r.Latency != nil {
+	if r.Latency != nil && (r.Test == UDPOpen || r.Test == UDPLatency && r.Loss != nil && r.Loss.Lost > 0) {
 		f.Latency = r.Latency.Mean // of those answered: qperf's would hold the waiting for the others
 	}
 	if lt == 0 || mt == 0 {
 		return f
 	}
 	// The rate takes the times crosswise: that of the other side where one received nothing.
+	if r.Test == TCPConnect {
+		f.MessageRate = float64(l.Received.Messages) / lt
+		return f
+	}
 	f.MessageRate = bothWays(l.Received.Messages, m.Received.Messages, mt, lt)
 	f.SendBandwidth = bothWays(l.Sent.Bytes, m.Sent.Bytes, lt, mt)
 	f.RecvBandwidth = bothWays(l.Received.Bytes, m.Received.Bytes, lt, mt)

@@ -2,7 +2,9 @@ package qperf
 
 import (
 	"errors"
+	"net/netip"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,8 +35,16 @@ type flow struct {
 	until  time.Duration // 0 = no timer: until the peer closes or stop
 	stop   *atomic.Bool
 	over   time.Duration // the first of until, end of file, stop
-	engine time.Duration // CPU time of the loop's thread
+	engine CPUTime       // of the loops' threads
 	peer   sockaddr      // UDP server: the sender of the last datagram
+	rate   float64       // messages/s; 0 = as fast as it goes
+	open   *Open         // udp_open: how the rate was kept
+	failed error         // why the loop could not go on
+
+	listener int            // tcp_crr, server: its descriptor
+	server   netip.AddrPort // tcp_crr, client: where to connect
+
+	retransmits uint32 // segments, of all streams
 
 	sent, received Counters
 	account        account
@@ -50,13 +60,35 @@ type ping struct {
 
 func newRTT() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(time.Minute), 3) }
 
+// runAll runs a loop for each descriptor at the same time, and adds up in f what all did.
+func (f *flow) runAll(fds []int, loop func(*flow)) {
+	others := make([]*flow, len(fds)-1)
+	var all sync.WaitGroup
+	for i := range others {
+		other := *f
+		other.fd = fds[i+1]
+		others[i] = &other
+		all.Go(func() { others[i].run(loop) })
+	}
+	f.run(loop)
+	all.Wait()
+	f.retransmits = retransmits(f.fd)
+	for _, o := range others {
+		f.sent.add(o.sent)
+		f.received.add(o.received)
+		f.engine.add(o.engine)
+		f.retransmits += retransmits(o.fd)
+		f.over = min(f.over, o.over)
+	}
+}
+
 // run locks the thread, runs the loop, and fixes the end.
 func (f *flow) run(loop func(*flow)) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before := threadCPU()
 	loop(f)
-	f.engine = threadCPU() - before
+	f.engine.add(threadCPU().minus(before))
 	if f.over == 0 {
 		f.over = f.now()
 	}

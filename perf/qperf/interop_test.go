@@ -184,7 +184,7 @@ func TestInterop_ourServer(t *testing.T) {
 			if err := inv.Run(context.Background(), &ours); err != nil {
 				t.Fatal(err)
 			}
-			if a, b := form(theirs), form(ours.String()); a != b {
+			if a, b := shape(theirs), shape(ours.String()); a != b {
 				t.Errorf("qperf's:\n%s\nours:\n%s", theirs, ours.String())
 			}
 		})
@@ -197,9 +197,9 @@ var (
 	padding = regexp.MustCompile(` +=`)
 )
 
-// form leaves names, order, parameters and blanks; the figures themselves differ from run to
+// shape leaves names, order, parameters and blanks; the figures themselves differ from run to
 // run, and a line whose figure is 0 is not printed at all.
-func form(text string) string {
+func shape(text string) string {
 	text = maybe.ReplaceAllString(text, "")
 	text = padding.ReplaceAllString(text, " =")
 	text = figure.ReplaceAllStringFunc(text, func(s string) string {

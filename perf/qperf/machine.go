@@ -73,13 +73,24 @@ func (m *cpuMeter) stat(elapsed time.Duration) Stat {
 	return s
 }
 
-// threadCPU is the CPU time, user and system, that the calling thread has used: what the engine itself costs.
-func threadCPU() time.Duration {
+// CPUTime is what the measuring threads themselves used, in seconds. System is the time in their
+// calls: the sockets' work for the data, and where the kernel carries a packet on within the
+// call, the path's work too.
+type CPUTime struct {
+	User   float64 `json:"user"`
+	System float64 `json:"system"`
+}
+
+func (c *CPUTime) add(d CPUTime)          { c.User, c.System = c.User+d.User, c.System+d.System }
+func (c CPUTime) minus(d CPUTime) CPUTime { return CPUTime{c.User - d.User, c.System - d.System} }
+
+// threadCPU is what the calling thread has used.
+func threadCPU() CPUTime {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
-		return 0
+		return CPUTime{}
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return CPUTime{float64(u.Utime.Nano()) / 1e9, float64(u.Stime.Nano()) / 1e9}
 }
 
 // ThisMachine is what conf says of this one.

@@ -18,10 +18,21 @@ type Options struct {
 	SockBuf  int           // bytes, of the server's socket; 0 = as it is
 	Warmup   time.Duration // traffic before the clock; needs a server of our own kind
 	Plain    bool          // be exactly qperf: no extension, 32 KiB datagrams
+	Rate     float64       // messages/s; 0 = as fast as it goes, of udp_open 1,000. Of udp_max the highest to try
+	Streams  int           // of tcp_streams; 0 = 4
 }
 
 // ErrPlainServer is a server without the extension that was asked for part of a second.
 var ErrPlainServer = errors.New("the server speaks plain qperf: it measures whole seconds only, from 1 s")
+
+// errNeedsOwn is a test that the server does not know.
+var errNeedsOwn = errors.New("the server speaks plain qperf: this test needs a podlane server")
+
+const (
+	defaultRate    = 1000
+	maxRate        = 1e8
+	defaultStreams = 4
+)
 
 func (o Options) withDefaults() Options {
 	def := func(d *time.Duration, to time.Duration) {
@@ -32,6 +43,9 @@ func (o Options) withDefaults() Options {
 	def(&o.Time, DefaultTime)
 	def(&o.Timeout, DefaultTimeout)
 	def(&o.Wait, DefaultTimeout)
+	if o.Streams == 0 {
+		o.Streams = defaultStreams
+	}
 	if o.Port == 0 {
 		o.Port = DefaultPort
 	}
@@ -39,7 +53,7 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) check(t Test) error {
-	_, known := testIndex[t]
+	_, known := forms[t]
 	switch {
 	case !known:
 		return fmt.Errorf("test %q: no such test", t)
@@ -55,6 +69,12 @@ func (o Options) check(t Test) error {
 		return ErrPlainServer
 	case o.Warmup < 0 || o.Warmup > maxTest:
 		return fmt.Errorf("warm-up %s: not from 0 to %s", o.Warmup, maxTest)
+	case o.Plain && forms[t].own:
+		return fmt.Errorf("%s: %w", t, errNeedsOwn)
+	case o.Rate < 0 || o.Rate > maxRate:
+		return fmt.Errorf("rate %g: not from 0 to %g a second", o.Rate, maxRate)
+	case o.Streams < 0 || o.Streams > maxStreams:
+		return fmt.Errorf("%d streams: not from 1 to %d", o.Streams, maxStreams)
 	case o.SockBuf < 0 || o.SockBuf > maxStream:
 		return fmt.Errorf("sock_buf_size %d: not from 0 to %d", o.SockBuf, maxStream)
 	}

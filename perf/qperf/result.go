@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/podlane/podlane/perf/stats"
 )
 
 // A Result is one test as measured: both sides' raw counters, qperf's figures made of them,
@@ -23,9 +25,14 @@ type Result struct {
 	Path     PathFacts     `json:"path"`
 	Latency  *Distribution `json:"latency,omitempty"` // latency tests
 	Loss     *Loss         `json:"loss,omitempty"`    // UDP tests
+	Search   *Search       `json:"search,omitempty"`  // udp_max
+	Open     *Open         `json:"open,omitempty"`    // udp_open
+	Streams  int           `json:"streams,omitempty"` // tcp_streams
 	Engine   *Engine       `json:"engine,omitempty"`
+	Drops    *BothDrops    `json:"drops,omitempty"`
 	Conf     *Machines     `json:"conf,omitempty"`
-	Extended bool          `json:"extended"` // the server is of our own kind
+	Facts    *BothFacts    `json:"facts,omitempty"` // conf with a server of our own kind
+	Extended bool          `json:"extended"`        // the server is of our own kind
 
 	timeout time.Duration
 	sockBuf int
@@ -83,19 +90,24 @@ type Loss struct {
 	Duplicates uint64  `json:"duplicates"`
 	Reordered  uint64  `json:"reordered"`
 	Wait       float64 `json:"wait,omitempty"` // seconds that udp_lat waited for replies that did not come
-	Exact      bool    `json:"exact"`          // told by sequence numbers; else by the two counts, whose clocks differ a little
+	Low        float64 `json:"low"`            // 95 % interval of Fraction (Wilson's), were each lost by chance
+	High       float64 `json:"high"`
+	Exact      bool    `json:"exact"` // told by sequence numbers; else by the two counts, whose clocks differ a little
 }
 
-// Engine is the CPU time in seconds that the measuring threads themselves used.
+// Engine is the CPU time that the two ends' measuring threads themselves used.
 type Engine struct {
-	Local  float64 `json:"local"`
-	Remote float64 `json:"remote"`
+	Local  CPUTime `json:"local"`
+	Remote CPUTime `json:"remote"`
 }
 
 func (c *client) result() *Result {
 	r := &Result{Version: 1, Test: c.test, Server: c.options.Server, Path: c.path, timeout: c.options.Timeout, sockBuf: c.options.SockBuf, Extended: c.own}
 	if c.test != Conf {
 		r.MsgSize, r.Time = c.options.MsgSize, c.options.Time.Seconds()
+	}
+	if c.test == TCPStreams {
+		r.Streams = c.options.Streams
 	}
 	if c.own {
 		r.Warmup = c.options.Warmup.Seconds()
@@ -104,25 +116,31 @@ func (c *client) result() *Result {
 }
 
 // learn fills in what the flow and the server's note have to say.
-func (r *Result) learn(f *flow, note *serverNote) {
+func (r *Result) learn(f *flow, note *serverNote, drops Drops) {
 	if !r.Test.UDP() {
-		r.Path.Retransmits = retransmits(f.fd)
+		r.Path.Retransmits = f.retransmits
 	}
 	if note != nil {
 		r.Path.SeenByPeer, r.Path.PeerLocal = note.Peer, note.Local
-		r.Engine = &Engine{Local: f.engine.Seconds(), Remote: note.Engine}
+		r.Engine = &Engine{Local: f.engine, Remote: note.Engine}
+		r.Drops = &BothDrops{Local: drops, Remote: note.Drops}
 	}
 	if r.Test.Latency() {
 		r.Latency = NewDistribution(f.ping.rtt)
 	}
 	switch r.Test {
-	case UDPBandwidth:
+	case UDPBandwidth, UDPPackets:
 		r.Loss = blastLoss(f, r.Remote.Received.Messages, note)
 	case UDPLatency:
 		r.Loss = &Loss{Sent: f.sent.Messages, Lost: f.ping.lost, Wait: f.ping.lostWait.Seconds(), Exact: true}
+	case UDPOpen:
+		r.Loss = &Loss{Sent: f.sent.Messages, Lost: f.sent.Messages - min(f.sent.Messages, f.account.unique), Exact: true,
+			Duplicates: f.account.duplicates, Reordered: f.account.reordered}
+		r.Open = f.open
 	}
 	if r.Loss != nil && r.Loss.Sent > 0 {
 		r.Loss.Fraction = float64(r.Loss.Lost) / float64(r.Loss.Sent)
+		r.Loss.Low, r.Loss.High = stats.Proportion(r.Loss.Lost, r.Loss.Sent, 0.95)
 	}
 	r.Figures = figures(r)
 }

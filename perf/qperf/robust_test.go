@@ -30,7 +30,7 @@ func dial(t *testing.T, port int) *net.TCPConn {
 }
 
 func plainRequest(test Test, port int) request {
-	return request{Major: verMaj, Minor: verMin, Inc: verInc, Index: testIndex[test], MsgSize: uint32(test.DefaultSize()),
+	return request{Major: verMaj, Minor: verMin, Inc: verInc, Index: forms[test].index, MsgSize: uint32(test.DefaultSize()),
 		Port: uint32(port), Time: 1, Timeout: 5}
 }
 
@@ -194,7 +194,7 @@ func TestExtension(t *testing.T) {
 					t.Errorf("%s: clock of %g s for %s", test, side.RealTime, length)
 				}
 			}
-			if r.Engine == nil || r.Engine.Local <= 0 || r.Engine.Remote <= 0 {
+			if r.Engine == nil || r.Engine.Local.System <= 0 || r.Engine.Remote.System <= 0 {
 				t.Errorf("%s: engine %+v", test, r.Engine)
 			}
 			if test.Latency() {

@@ -2,6 +2,7 @@ package qperf
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -147,7 +148,12 @@ func (s *Server) answer(ctx context.Context, conn *net.TCPConn, req request, log
 		return fmt.Errorf("bad request index: %d", req.Index)
 	}
 	if test == Conf {
-		_, err := conn.Write(ThisMachine().encode())
+		answer := ThisMachine().encode()
+		if req.Extension.On {
+			facts, _ := json.Marshal(ReadFacts(addrOf(conn.LocalAddr()).Addr())) // plain fields: cannot fail
+			answer = append(answer, facts...)
+		}
+		_, err := conn.Write(answer)
 		return control("send configuration", err)
 	}
 	if err := test.checkSize(int(req.MsgSize)); err != nil {

@@ -36,13 +36,15 @@ type session struct {
 	arrived chan error // the client's synchronization before the test
 	left    chan error // and after it
 	flow    flow
+	drops   Drops // before the test
 }
 
 // serverNote follows STAT when the extension is on.
 type serverNote struct {
 	Peer       netip.AddrPort `json:"peer"` // the client's data socket as the server saw it
 	Local      netip.AddrPort `json:"local"`
-	Engine     float64        `json:"engine_cpu"` // seconds of the loop's thread
+	Engine     CPUTime        `json:"engine"` // of the loops' threads
+	Drops      Drops          `json:"drops"`
 	Unique     uint64         `json:"unique"`
 	Duplicates uint64         `json:"duplicates"`
 	Reordered  uint64         `json:"reordered"`
@@ -72,19 +74,19 @@ func (ss *session) run(ctx context.Context) error {
 	if err := ss.sendPort(port); err != nil {
 		return err
 	}
-	fd, err := data.accept()
+	fds, err := data.accept(ss.test, ss.streams())
+	defer closeAll(fds)
 	if err != nil {
 		return cmp.Or(ss.gone(), err)
 	}
-	defer unix.Close(fd)
-	setBuffers(fd, int(min(ss.req.SockBuf, maxStream)))
+	setBuffers(fds[0], int(min(ss.req.SockBuf, maxStream)))
 	ss.deadline()
 	if err := <-ss.arrived; err != nil {
 		return err
 	}
 	ss.deadline()
 	_ = ss.conn.SetReadDeadline(time.Time{}) // the next word comes after the test, however long that is
-	stat, err := ss.measure(ctx, fd)
+	stat, err := ss.measure(ctx, fds)
 	if err != nil {
 		return err
 	}
@@ -133,7 +135,7 @@ func (ss *session) sendPort(port uint16) error {
 }
 
 // measure waits for its turn, says that it is ready, and runs the loop. The client's clock starts when it hears so.
-func (ss *session) measure(ctx context.Context, fd int) (Stat, error) {
+func (ss *session) measure(ctx context.Context, fds []int) (Stat, error) {
 	select {
 	case ss.server.turns <- struct{}{}:
 		defer func() { <-ss.server.turns }()
@@ -143,12 +145,17 @@ func (ss *session) measure(ctx context.Context, fd int) (Stat, error) {
 		return Stat{}, ctx.Err()
 	}
 	defer context.AfterFunc(ctx, func() { ss.stopped.Store(true) })()
+	ss.drops = countDrops(addrOf(ss.conn.LocalAddr()).Addr())
 	if _, err := ss.conn.Write([]byte(syncBefore)); err != nil {
 		return Stat{}, control("send "+syncBefore, err)
 	}
-	ss.flow = ss.newFlow(fd)
+	ss.flow = ss.newFlow(fds[0])
 	meter := startMeter(ss.flow.from)
-	ss.flow.run(serverLoops[ss.test])
+	if ss.test == TCPConnect {
+		ss.flow.listener = fds[1]
+		fds = fds[:1]
+	}
+	ss.flow.runAll(fds, serverLoops[ss.test])
 	stat := meter.stat(ss.flow.elapsed())
 	stat.Sent, stat.Received = ss.flow.sent, ss.flow.received
 	return stat, nil
@@ -156,6 +163,12 @@ func (ss *session) measure(ctx context.Context, fd int) (Stat, error) {
 
 var serverLoops = map[Test]func(*flow){
 	TCPBandwidth: receiveStream, TCPLatency: echoStream, UDPBandwidth: receiveDatagrams, UDPLatency: echoDatagrams,
+	Rest: rest, TCPConnect: answerConnections, TCPStreams: receiveStream,
+}
+
+// streams is how many data connections the client makes.
+func (ss *session) streams() int {
+	return max(1, min(int(ss.req.Extension.Streams), maxStreams))
 }
 
 func (ss *session) newFlow(fd int) flow {
@@ -175,7 +188,7 @@ func (ss *session) sendStat(stat Stat, local netip.AddrPort) error {
 	var trailer []byte
 	if ss.req.Extension.On {
 		a := &ss.flow.account
-		note := serverNote{Peer: ss.flow.peer.addr(), Local: local, Engine: ss.flow.engine.Seconds(),
+		note := serverNote{Peer: ss.flow.peer.addr(), Local: local, Engine: ss.flow.engine, Drops: ss.drops.since(addrOf(ss.conn.LocalAddr()).Addr()),
 			Unique: a.unique, Duplicates: a.duplicates, Reordered: a.reordered}
 		if !ss.test.UDP() {
 			note.Peer = peerOf(ss.flow.fd)
@@ -241,17 +254,36 @@ func (ss *session) bind(addr netip.Addr, port uint32) (*endpoint, error) {
 	return &endpoint{tcp: l, local: addrOf(l.Addr())}, nil
 }
 
-// accept gives the blocking descriptor of the data socket; of a stream, after the client has connected.
-func (e *endpoint) accept() (int, error) {
+// accept gives the blocking descriptors of the data sockets; of streams, after the client
+// has connected them all. That of the listener itself comes second for tcp_crr.
+func (e *endpoint) accept(test Test, streams int) (fds []int, err error) {
 	if e.udp != nil {
-		return blocking(e.udp, e.udp.Close)
+		fd, err := blocking(e.udp, e.udp.Close)
+		return []int{fd}, err
 	}
-	c, err := e.tcp.AcceptTCP()
-	_ = e.tcp.Close()
-	if err != nil {
-		return -1, control("receive data connection", err)
+	defer e.tcp.Close()
+	for range streams {
+		c, err := e.tcp.AcceptTCP()
+		if err != nil {
+			return fds, control("receive data connection", err)
+		}
+		fd, err := blockingTCP(c)
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, fd)
 	}
-	return blockingTCP(c)
+	if test != TCPConnect {
+		return fds, nil
+	}
+	fd, err := blocking(e.tcp, e.tcp.Close)
+	return append(fds, fd), err
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
 }
 
 func (e *endpoint) Close() error {

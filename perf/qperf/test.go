@@ -12,7 +12,7 @@ import (
 // A Test is one of qperf's tests, by its name on the command line.
 type Test string
 
-// The tests that both sides know.
+// The tests of qperf.
 const (
 	Conf         Test = "conf"    // the two machines, no measurement
 	TCPBandwidth Test = "tcp_bw"  // one TCP stream, client to server
@@ -21,43 +21,72 @@ const (
 	UDPLatency   Test = "udp_lat" // one datagram to and fro
 )
 
-// Tests lists the four measurements, in the order in which reports show them.
+// Tests of our own. All but UDPPackets need a server of our kind.
+const (
+	Rest       Test = "idle"        // nothing is sent: what the machines do anyway
+	TCPConnect Test = "tcp_crr"     // connect, one byte to and fro, close: connections a second
+	TCPStreams Test = "tcp_streams" // several TCP streams at once
+	UDPPackets Test = "udp_pps"     // udp_bw with 64 bytes: packets a second
+	UDPOpen    Test = "udp_open"    // datagrams to and fro at a fixed rate, timed from when each should have been sent
+	UDPSearch  Test = "udp_max"     // the highest rate of datagrams without loss, and with 0.5 %
+)
+
+// Tests lists the four measurements of qperf, in the order in which reports show them.
 var Tests = []Test{TCPBandwidth, TCPLatency, UDPBandwidth, UDPLatency}
 
-// testIndex is REQ.req_index of each test. Index 1 (quit, which lets anybody stop the
-// server) is not served.
-var testIndex = map[Test]uint16{Conf: 0, TCPBandwidth: 8, TCPLatency: 9, UDPBandwidth: 10, UDPLatency: 11}
+// AllTests lists every measurement.
+var AllTests = []Test{TCPBandwidth, TCPStreams, TCPLatency, TCPConnect, UDPBandwidth, UDPSearch, UDPPackets, UDPLatency, UDPOpen}
+
+// A form is what a test is on the wire, and what its figure is.
+type form struct {
+	served  Test   // what the server is asked for
+	index   uint16 // REQ.req_index of that. 1 (quit, which lets anybody stop the server) is not served
+	udp     bool   // the data's protocol
+	latency bool   // the figure is a time, and lower is better
+	own     bool   // needs a server of our kind
+	unit    string
+}
+
+var forms = map[Test]form{
+	Conf:         {Conf, 0, false, false, false, ""},
+	TCPBandwidth: {TCPBandwidth, 8, false, false, false, "bytes/s"},
+	TCPLatency:   {TCPLatency, 9, false, true, false, "s"},
+	UDPBandwidth: {UDPBandwidth, 10, true, false, false, "bytes/s"},
+	UDPLatency:   {UDPLatency, 11, true, true, false, "s"},
+	UDPPackets:   {UDPBandwidth, 10, true, false, false, "packets/s"},
+	UDPSearch:    {UDPBandwidth, 10, true, false, true, "bytes/s"},
+	UDPOpen:      {UDPLatency, 11, true, true, true, "s"},
+	Rest:         {Rest, 101, true, false, true, ""},
+	TCPConnect:   {TCPConnect, 102, false, false, true, "1/s"},
+	TCPStreams:   {TCPStreams, 103, false, false, true, "bytes/s"},
+}
 
 // ParseTest gives the test of that name.
 func ParseTest(name string) (Test, error) {
-	if _, ok := testIndex[Test(name)]; ok {
+	if _, ok := forms[Test(name)]; ok {
 		return Test(name), nil
 	}
-	return "", fmt.Errorf("test %s: not one of conf, tcp_bw, tcp_lat, udp_bw, udp_lat", name)
+	return "", fmt.Errorf("test %s: not one of conf, tcp_bw, tcp_lat, udp_bw, udp_lat, tcp_crr, tcp_streams, udp_pps, udp_open, udp_max, idle", name)
 }
 
+// testOf is the test that a server is asked for.
 func testOf(index uint16) (Test, bool) {
-	for t, i := range testIndex {
-		if i == index {
+	for t, f := range forms {
+		if f.index == index && f.served == t {
 			return t, true
 		}
 	}
 	return "", false
 }
 
-// Latency tells whether the test sends one message to and fro.
-func (t Test) Latency() bool { return t == TCPLatency || t == UDPLatency }
+// Latency tells whether the test's figure is a time, of which less is better.
+func (t Test) Latency() bool { return forms[t].latency }
 
 // UDP tells whether the test's data goes over UDP.
-func (t Test) UDP() bool { return t == UDPBandwidth || t == UDPLatency }
+func (t Test) UDP() bool { return forms[t].udp }
 
-// Unit is that of the test's figure: "bytes/s" or "s".
-func (t Test) Unit() string {
-	if t.Latency() {
-		return "s"
-	}
-	return "bytes/s"
-}
+// Unit is that of the test's figure: "bytes/s", "packets/s", "1/s" or "s".
+func (t Test) Unit() string { return forms[t].unit }
 
 // What qperf does when nobody says otherwise.
 const (
@@ -74,6 +103,8 @@ const (
 	FittingDatagram = 1400
 	maxDatagram     = 65507
 	maxStream       = 16 << 20
+	smallDatagram   = 64 // of udp_pps and udp_open
+	maxStreams      = 64
 )
 
 // DefaultSize is the size of a message of the test in bytes as qperf would choose it.
@@ -83,7 +114,13 @@ func (t Test) DefaultSize() int {
 		return qperfStream
 	case UDPBandwidth:
 		return qperfDatagram
-	case TCPLatency, UDPLatency:
+	case TCPStreams:
+		return qperfStream
+	case UDPPackets, UDPOpen:
+		return smallDatagram
+	case UDPSearch:
+		return FittingDatagram
+	case TCPLatency, UDPLatency, TCPConnect, Rest:
 		return 1
 	}
 	return 0

@@ -75,6 +75,27 @@ func (l *lines) figures(r *Result) {
 	case UDPBandwidth:
 		l.always("send_bw", f.SendBandwidth, asBandwidth)
 		l.always("recv_bw", f.RecvBandwidth, asBandwidth)
+	case TCPStreams:
+		l.always("bw", f.RecvBandwidth, asBandwidth)
+		l.always("streams", float64(r.Streams), asCount)
+	case TCPConnect:
+		l.always("conn_rate", f.MessageRate, asRate)
+		return
+	case UDPPackets:
+		l.always("packet_rate", f.MessageRate, asRate)
+		l.always("lost", float64(r.Loss.Lost), asCount)
+		return
+	case UDPSearch:
+		l.always("bw_no_loss", r.Search.NoLoss, asBandwidth)
+		l.always("bw_half_percent", r.Search.HalfPercent, asBandwidth)
+		return
+	case Rest:
+		return
+	case UDPOpen:
+		l.always("latency", f.Latency, asTime)
+		l.always("latency_p99", r.Latency.P99, asTime)
+		l.always("latency_max", r.Latency.Max, asTime)
+		l.always("lost", float64(r.Loss.Lost), asCount)
 	default:
 		l.always("latency", f.Latency, asTime)
 	}

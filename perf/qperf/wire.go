@@ -45,6 +45,7 @@ type extension struct {
 	Duration time.Duration // takes the place of REQ.time
 	Warmup   time.Duration // traffic before the clock starts
 	Nonce    uint32        // in every datagram of the test that has room for it
+	Streams  uint32        // data connections; 0 and 1 are one
 }
 
 const (
@@ -63,6 +64,7 @@ func (e extension) encode(b []byte) {
 	le.PutUint64(b[8:], uint64(e.Duration))
 	le.PutUint64(b[16:], uint64(e.Warmup))
 	le.PutUint32(b[24:], e.Nonce)
+	le.PutUint32(b[28:], e.Streams)
 }
 
 func decodeExtension(b []byte) extension {
@@ -70,7 +72,7 @@ func decodeExtension(b []byte) extension {
 	if le.Uint32(b[0:]) != extensionMagic || le.Uint32(b[4:]) != 1 {
 		return extension{}
 	}
-	return extension{On: true, Duration: time.Duration(le.Uint64(b[8:])), Warmup: time.Duration(le.Uint64(b[16:])), Nonce: le.Uint32(b[24:])}
+	return extension{On: true, Duration: time.Duration(le.Uint64(b[8:])), Warmup: time.Duration(le.Uint64(b[16:])), Nonce: le.Uint32(b[24:]), Streams: le.Uint32(b[28:])}
 }
 
 func (r request) encode() []byte {
@@ -116,6 +118,12 @@ type Counters struct {
 	Bytes    uint64 `json:"bytes"`
 	Messages uint64 `json:"messages"`
 	Errors   uint64 `json:"errors"` // calls that failed, not counting those that the end of the test broke off
+}
+
+func (c *Counters) add(d Counters) {
+	c.Bytes += d.Bytes
+	c.Messages += d.Messages
+	c.Errors += d.Errors
 }
 
 // Indexes into Stat.Start and Stat.End. Real is wall time; the others are the first eight

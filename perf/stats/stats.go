@@ -106,3 +106,16 @@ func Mean(xs []float64, confidence float64) (low, high float64, err error) {
 	half := StudentT(1-(1-confidence)/2, n-1) * math.Sqrt(squares/(n-1)/n)
 	return mean - half, mean + half, nil
 }
+
+// Proportion is the interval that holds a part of which k of n were seen (Wilson 1927): unlike
+// the textbook's it is right for none of a few, and never below 0 or above 1.
+func Proportion(k, n uint64, confidence float64) (low, high float64) {
+	if n == 0 {
+		return 0, 1
+	}
+	z, m := normalQuantile(1-(1-confidence)/2), float64(n)
+	p := float64(k) / m
+	centre := (p + z*z/(2*m)) / (1 + z*z/m)
+	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
+	return max(centre-half, 0), min(centre+half, 1)
+}

@@ -1,0 +1,203 @@
+package qperf
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/podlane/podlane/internal/nettest"
+)
+
+// wire makes a client and a server namespace, the first the caller's own:
+//
+//	10.78.0.1 fd78::1  a0 ------------- b0  10.78.0.2 fd78::2, podlane perf server on port 4000
+func wire(t *testing.T) netns.NsHandle {
+	t.Helper()
+	nettest.New(t)
+	server := nettest.Make(t)
+	nettest.Run(t, "ip", "link", "add", "a0", "type", "veth", "peer", "name", "b0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(server)))
+	up := func(dev, v4, v6 string) {
+		nettest.Run(t, "ip", "addr", "add", v4, "dev", dev)
+		nettest.Run(t, "ip", "addr", "add", v6, "dev", dev, "nodad")
+		nettest.Run(t, "ip", "link", "set", dev, "up")
+	}
+	up("a0", "10.78.0.1/24", "fd78::1/64")
+	nettest.Do(t, server, func() {
+		up("b0", "10.78.0.2/24", "fd78::2/64")
+		startServer(t, 4000)
+	})
+	return server
+}
+
+var ends = []string{"10.78.0.2", "fd78::2"}
+
+func TestConnections(t *testing.T) {
+	wire(t)
+	for _, end := range ends {
+		r := inNamespace(t, "-t", "500ms", end, "tcp_crr")
+		if n := r.Local.Received.Messages; n < 100 || r.Value() != float64(n)/r.Figures.Local.RealTime || r.Local.Sent.Errors > 0 {
+			t.Errorf("%s: %g connections/s of %+v", end, r.Value(), r.Local)
+		}
+		// Each side counts a connection when it has done its part of it: one may be under way at the end.
+		if a, b := r.Local.Received.Messages, r.Remote.Sent.Messages; max(a, b)-min(a, b) > 20 {
+			t.Errorf("%s: the client counted %d, the server %d", end, a, b)
+		}
+	}
+}
+
+// More connections than a client has ports: none may be used up.
+func TestConnections_portsAreFreeAgain(t *testing.T) {
+	wire(t)
+	nettest.Run(t, "sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40063")
+	if r := inNamespace(t, "-t", "500ms", ends[0], "tcp_crr"); r.Local.Received.Messages < 1000 {
+		t.Errorf("%+v", r.Local)
+	}
+}
+
+func TestStreams(t *testing.T) {
+	wire(t)
+	for _, end := range ends {
+		one, r := inNamespace(t, "-t", "300ms", "--streams", "1", end, "tcp_streams"), inNamespace(t, "-t", "300ms", "--streams", "3", end, "tcp_streams")
+		if r.Streams != 3 || r.Value() <= 0 || r.Engine.Local.User+r.Engine.Local.System < 0.01 {
+			t.Errorf("%s: %+v", end, r)
+		}
+		t.Logf("%s: one stream %.3g bytes/s, three %.3g", end, one.Value(), r.Value())
+	}
+}
+
+func TestRest(t *testing.T) {
+	wire(t)
+	r := inNamespace(t, "-t", "400ms", ends[0], "idle")
+	if r.Local.Sent.Messages != 0 || r.Remote.Received.Messages != 0 || math.Abs(r.Figures.Local.RealTime-0.4) > 0.1 {
+		t.Errorf("%+v %+v", r.Local, r.Figures)
+	}
+	if e := r.Engine.Local.User + r.Engine.Local.System + r.Engine.Remote.User + r.Engine.Remote.System; e > 0.05 {
+		t.Errorf("resting took %g s of CPU", e)
+	}
+}
+
+// While the server is held up, a ping-pong sends nothing: the stall is one value among many.
+// The open loop has one for each message that was due.
+func TestOpen_countsEveryMessageThatWasDue(t *testing.T) {
+	nettest.New(t)
+	server := exec.Command(os.Args[0], "perf", "server", "4000")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
+	inNamespace(t, "127.0.0.1", "conf")
+	slow := func(test string) *Result {
+		resume := time.AfterFunc(550*time.Millisecond, func() { _ = server.Process.Signal(syscall.SIGCONT) })
+		defer resume.Stop()
+		stop := time.AfterFunc(350*time.Millisecond, func() { _ = server.Process.Signal(syscall.SIGSTOP) })
+		defer stop.Stop()
+		return inNamespace(t, "-t", "1s", "--rate", "1000", "-m", "64", "127.0.0.1", test)
+	}
+	open, ping := slow("udp_open"), slow("tcp_lat")
+	if n := open.Loss.Sent; n < 990 || n > 1010 || open.Loss.Lost > 10 || open.Latency.Count+open.Loss.Lost != n || open.Open.Rate != 1000 {
+		t.Errorf("sent %+v, %d answered, want 1,000", open.Loss, open.Latency.Count)
+	}
+	// One in five was due within the 200 ms.
+	if open.Latency.P90 < 0.02 || open.Latency.Max < 0.08 {
+		t.Errorf("open loop: %+v", open.Latency)
+	}
+	if ping.Latency.P90 > 0.01 || ping.Latency.Max < 0.08 {
+		t.Errorf("ping-pong: %+v", ping.Latency)
+	}
+}
+
+// Known loss, by a rule that drops every n-th datagram: reported within its interval, and no test stalls for it.
+func TestLoss_knownTruth(t *testing.T) {
+	server := wire(t)
+	nft(t, "table inet t { chain in { type filter hook prerouting priority -300; udp sport 4001 numgen inc mod 50 0 drop; }; }\n")
+	for _, test := range []string{"udp_open", "udp_lat"} {
+		start := time.Now()
+		r := inNamespace(t, "-t", "1s", "--rate", "1000", "-m", "64", ends[0], test)
+		if r.Loss.Sent < 40 || 0.02 < r.Loss.Low || 0.02 > r.Loss.High {
+			t.Errorf("%s: %+v, want 2 %% in the interval", test, r.Loss)
+		}
+		if test == "udp_open" && (r.Loss.Sent < 990 || r.Loss.Lost < 18 || r.Loss.Lost > 22) {
+			t.Errorf("%s: %+v", test, r.Loss)
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("%s took %s", test, took)
+		}
+	}
+	// One way: the datagrams of a paced udp_bw.
+	nettest.Do(t, server, func() {
+		nft(t, "table inet t { chain in { type filter hook prerouting priority -300; udp dport 4001 numgen inc mod 50 0 drop; }; }\n")
+	})
+	r := inNamespace(t, "-t", "1s", "--rate", "2000", ends[0], "udp_bw")
+	if r.Loss.Sent < 1900 || 0.02 < r.Loss.Low || 0.02 > r.Loss.High || math.Abs(r.Loss.Fraction-0.02) > 0.002 {
+		t.Errorf("udp_bw: %+v, want 2 %%", r.Loss)
+	}
+}
+
+// Known truth: 100 Mbit/s on the wire. What arrives without loss is just below it, in payload.
+func TestSearch_knownTruth(t *testing.T) {
+	wire(t)
+	if out, err := exec.Command("tc", "qdisc", "add", "dev", "a0", "root", "tbf", "rate", "100mbit", "burst", "16kb", "latency", "5ms").CombinedOutput(); err != nil {
+		t.Skipf("needs tc with tbf: %v: %s", err, out)
+	}
+	const truth = 100e6 / 8 * 1400 / 1442 // payload / frame
+	r := inNamespace(t, "-t", "500ms", ends[0], "udp_max")
+	t.Logf("truth %.4g, found %+v", truth, r.Search)
+	if s := r.Search; s.NoLoss > 1.003*truth || s.NoLoss < 0.9*truth || s.HalfPercent < s.NoLoss || s.HalfPercent > 1.003*truth || s.SenderLimited {
+		t.Errorf("no loss %.4g, half a percent %.4g, truth %.4g", s.NoLoss, s.HalfPercent, truth)
+	}
+	// A highest rate that is below the limit: the sender is what limits.
+	r = inNamespace(t, "-t", "300ms", "--rate", "2000", ends[0], "udp_max")
+	if s := r.Search; !s.SenderLimited || math.Abs(s.NoLoss-2000*1400) > 0.05*2000*1400 {
+		t.Errorf("at 2,000 a second: %+v", s)
+	}
+}
+
+func TestPackets(t *testing.T) {
+	wire(t)
+	r := inNamespace(t, "-t", "300ms", ends[0], "udp_pps")
+	if r.MsgSize != 64 || r.Value() < 1000 || math.Abs(r.Value()-float64(r.Remote.Received.Messages)/r.Figures.Local.RealTime) > 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestFacts(t *testing.T) {
+	wire(t)
+	r := inNamespace(t, ends[0], "conf")
+	if r.Facts == nil || !r.Facts.OneMachine() || r.Facts.Local.Device != "a0" || r.Facts.Remote.Device != "b0" || r.Facts.Remote.MTU != 1500 || r.Facts.Local.CPUs < 1 {
+		t.Fatalf("%+v", r.Facts)
+	}
+	if out, err := exec.Command("ethtool", "-K", "a0", "tso", "off").CombinedOutput(); err != nil {
+		t.Skipf("needs ethtool: %v: %s", err, out)
+	}
+	if r := inNamespace(t, ends[0], "conf"); fmt.Sprint(r.Facts.Local.Off) != "[tso]" {
+		t.Errorf("%+v", r.Facts.Local)
+	}
+}
+
+// The tests of our own say plainly that a real qperf cannot serve them, and conf still works.
+func TestOwnTests_realServer(t *testing.T) {
+	if _, err := exec.LookPath("qperf"); err != nil {
+		t.Skipf("needs qperf, the real one: %v", err)
+	}
+	port := freePort(t)
+	start(t, "qperf", "-lp", strconv.Itoa(port))
+	time.Sleep(200 * time.Millisecond)
+	for _, test := range AllTests {
+		out, err := exec.Command(os.Args[0], "perf", "client", "-lp", strconv.Itoa(port), "-t", "1", "127.0.0.1", string(test)).CombinedOutput()
+		if forms[test].own != (err != nil) {
+			t.Errorf("%s: %v: %s", test, err, out)
+		}
+		t.Logf("%s: %s", test, out)
+	}
+	if r := (&Result{}); json.Unmarshal([]byte(ourClient(t, "--json", "-lp", strconv.Itoa(port), "127.0.0.1", "conf")), r) != nil || r.Conf == nil || r.Facts != nil {
+		t.Errorf("%+v", r)
+	}
+}
