@@ -205,7 +205,11 @@ func (w *world) ask(from place, network string, to netip.AddrPort) (server strin
 }
 
 func question(c net.Conn) (server string, source netip.Addr, err error) {
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	return questionFor(c, 5*time.Second)
+}
+
+func questionFor(c net.Conn, limit time.Duration) (server string, source netip.Addr, err error) {
+	_ = c.SetDeadline(time.Now().Add(limit))
 	if _, err := c.Write([]byte("?\n")); err != nil {
 		return "", netip.Addr{}, err
 	}
