@@ -23,6 +23,7 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/install"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
 )
@@ -49,6 +50,10 @@ type Config struct {
 	Overlay  overlay.Config
 	RunDir   string // of agent.sock
 	StateDir string // of the allocation record
+	ProcSys  string // where /proc/sys can be written; "" for /proc/sys
+	Runtime  install.Runtime
+	Server   install.Server // for the status
+	Probes   string         // address of /healthz and /readyz; "" is none
 	Log      *slog.Logger
 	Operations
 }
@@ -62,7 +67,8 @@ type Agent struct {
 	links    links
 	services services
 
-	operations *operations       // beside the services
+	operations *operations // beside the services
+	serving    *serving
 	snapshot   *cluster.Snapshot // nil before the first sync
 	plan       *plan.Plan        // the last one compiled; nil before the first sync
 
@@ -78,6 +84,7 @@ type Agent struct {
 func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
 	a.operations = newOperations(c, a.log)
+	a.serving = newServing(c)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -94,8 +101,9 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	}
 	g.Go(func() error { return server.Serve(ctx) })
 	g.Go(func() error { return source.Run(ctx) })
-	g.Go(func() error { return a.services.monitor.Run(ctx, a.services.notice) })
+	g.Go(func() error { return a.services.watch(ctx) })
 	g.Go(func() error { return a.operations.run(ctx) })
+	g.Go(func() error { return a.serving.probes(ctx, c.Probes) })
 	g.Go(func() error { return a.loop(ctx, server, notices) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -105,7 +113,10 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 }
 
 func (a *Agent) open() error {
-	if err := a.links.open(); err != nil {
+	if err := a.links.open(a.config); err != nil {
+		return err
+	}
+	if err := a.config.Runtime.Start(); err != nil {
 		return err
 	}
 	if err := a.services.open(a.log); err != nil {
@@ -164,7 +175,9 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			continue
 		}
 		tidy.Reset(tidyAfter)
-		if err := a.apply(); err != nil {
+		err := a.apply()
+		a.settled(err)
+		if err != nil {
 			retry.Reset(a.pause())
 		}
 	}

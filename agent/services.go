@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 
 	"github.com/podlane/podlane/cluster"
@@ -19,7 +20,7 @@ type services struct {
 }
 
 func (s *services) open(log *slog.Logger) (err error) {
-	s.log, s.notices = log, make(chan nft.Event, 16)
+	s.log, s.notices = log, make(chan nft.Event)
 	if s.conn, err = nft.Dial(0); err != nil {
 		return err
 	}
@@ -36,12 +37,15 @@ func (s *services) close() {
 	_ = s.conn.Close()
 }
 
-// notice hands an event of the monitor's goroutine to the loop.
-func (s *services) notice(e nft.Event) {
-	select {
-	case s.notices <- e:
-	default: // the loop is behind, and the table of the first event is in doubt already
-	}
+// watch hands the monitor's events to the loop. Where the loop is behind, events
+// wait in the socket, and the monitor tells when that was too small.
+func (s *services) watch(ctx context.Context) error {
+	return s.monitor.Run(ctx, func(e nft.Event) {
+		select {
+		case s.notices <- e:
+		case <-ctx.Done():
+		}
+	})
 }
 
 func (s *services) changed(e nft.Event) {
