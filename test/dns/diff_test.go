@@ -6,9 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"hash/fnv"
 	"math/rand/v2"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -74,7 +72,11 @@ func same(t *testing.T, pods string) {
 	if err := api.Create(ctx, objects); err != nil {
 		t.Fatal(err)
 	}
-	setup := peer.Setup{Kubeconfig: api.Kubeconfig, Upstream: startUpstream(t), Pods: pods}
+	upstream, err := peer.StartUpstream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup := peer.Setup{Kubeconfig: api.Kubeconfig, Upstream: upstream, Pods: pods}
 	theirs, err := peer.StartCoreDNS(ctx, programs.CoreDNS, t.TempDir(), setup)
 	if err != nil {
 		t.Fatal(err)
@@ -127,51 +129,6 @@ func compare(t *testing.T, all []ask, ours, theirs string) {
 	for _, w := range wanted {
 		t.Logf("%6d  %s", explained[w.why], w.why)
 	}
-}
-
-// startUpstream starts a resolver that knows an answer to everything: what a name
-// has follows from its hash.
-func startUpstream(t *testing.T) string {
-	t.Helper()
-	addr := peer.FreeAddr()
-	h := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(outside(q)) })
-	for _, network := range []string{"udp", "tcp"} {
-		s := &dns.Server{Addr: addr, Net: network, Handler: h}
-		started := make(chan struct{})
-		s.NotifyStartedFunc = func() { close(started) }
-		go func() { _ = s.ListenAndServe() }()
-		<-started
-		t.Cleanup(func() { _ = s.Shutdown() })
-	}
-	return addr
-}
-
-// outsideTTL is that of the upstream's records.
-const outsideTTL = 90
-
-func outside(q *dns.Msg) *dns.Msg {
-	m := new(dns.Msg).SetReply(q)
-	m.RecursionAvailable = true
-	m.Compress = true
-	if len(q.Question) != 1 {
-		return m.SetRcode(q, dns.RcodeFormatError)
-	}
-	name := strings.ToLower(q.Question[0].Name)
-	sum := fnv.New32()
-	_, _ = sum.Write([]byte(name))
-	soa, _ := dns.NewRR(fmt.Sprintf(". %d IN SOA ns. hostmaster. 1 2 3 4 %[1]d", outsideTTL))
-	switch h := sum.Sum32(); {
-	case h%4 == 0 || strings.HasPrefix(name, "nx."):
-		m.Rcode = dns.RcodeNameError
-		m.Ns = []dns.RR{soa}
-	case q.Question[0].Qtype == dns.TypeA:
-		for i := range h % 3 {
-			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1, Ttl: outsideTTL}, A: net.IPv4(192, 0, 2, byte(h)+byte(i))})
-		}
-	default:
-		m.Ns = []dns.RR{soa}
-	}
-	return m
 }
 
 // reply is what came back, in a form to compare: every record as a line, sorted.
@@ -233,8 +190,8 @@ func lines(rrs []dns.RR) []string {
 		case *dns.SOA:
 			x.Serial = 0
 		}
-		if h := rr.Header(); h.Ttl > 30 && h.Ttl < outsideTTL {
-			h.Ttl = outsideTTL // it has been in the cache
+		if h := rr.Header(); h.Ttl > 30 && h.Ttl < peer.OutsideTTL {
+			h.Ttl = peer.OutsideTTL // it has been in the cache
 		}
 		out = append(out, strings.ToLower(strings.ReplaceAll(rr.String(), "\t", " ")))
 	}
