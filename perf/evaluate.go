@@ -2,6 +2,7 @@ package perf
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/perf/qperf"
+	"github.com/podlane/podlane/perf/stats"
 )
 
 // Evaluate measures every path by every test, Rounds times over. In a round each pair of
@@ -20,8 +22,8 @@ import (
 // within a few seconds. Order comes from the seed, which is recorded.
 //
 // A cell that fails is tried once more; failing again ends the evaluation, because figures
-// of a path that works only sometimes would not mean anything. The evaluation so far comes with the
-// error, without rows.
+// of a path that works only sometimes would not mean anything. A cell that did not take its
+// path ends it too, with ErrInvalid. The evaluation so far comes with the error, without rows.
 func Evaluate(ctx context.Context, config Config) (*Evaluation, error) {
 	config, err := config.withDefaults()
 	if err != nil {
@@ -30,28 +32,79 @@ func Evaluate(ctx context.Context, config Config) (*Evaluation, error) {
 	for config.Seed == 0 {
 		config.Seed = rand.Uint64() >> 11 // exact in JSON, whose numbers are doubles
 	}
-	e := &Evaluation{
-		Version: 1, Seed: config.Seed, Rounds: config.Rounds, Base: config.base(), Config: config,
-		Duration: config.Duration.Seconds(), Warmup: config.Warmup.Seconds(),
-	}
+	e := newEvaluation(config)
 	start := time.Now()
-	if err := e.look(ctx); err != nil {
+	err = e.look(ctx)
+	if err == nil {
+		err = e.rounds(ctx, start)
+	}
+	if jump := e.Config.wall().Sub(e.Date) - time.Since(start); err == nil && jump.Abs() > maxJump {
+		err = fmt.Errorf("%w: the clock of this machine jumped by %s while measuring", ErrInvalid, jump.Round(time.Millisecond))
+	}
+	e.Took = time.Since(start).Seconds()
+	if errors.Is(err, ErrInvalid) {
+		e.Invalid = err.Error()
+	}
+	if err != nil {
 		return e, err
 	}
-	random := rand.New(rand.NewPCG(config.Seed, 0))
-	for round := 1; round <= config.Rounds; round++ {
-		for _, step := range order(random, config) {
-			cell, err := e.measure(ctx, round, step)
+	return e, e.conclude()
+}
+
+// maxJump is how far the wall clock may move against the monotonic one, which durations are taken by.
+const maxJump = 2 * time.Second
+
+// conclude makes of the cells what the document says of them.
+func (e *Evaluation) conclude() (err error) {
+	if e.Rows, err = Rows(e); err != nil {
+		return err
+	}
+	e.Steps = e.decompose(e.parts)
+	e.Warnings = warnings(e)
+	return nil
+}
+
+func newEvaluation(c Config) *Evaluation {
+	e := &Evaluation{
+		Version: FormVersion, Date: c.wall(), Seed: c.Seed, Base: c.base(), Tests: c.Tests, Config: c,
+		Duration: c.Duration.Seconds(), Warmup: c.Warmup.Seconds(), Budget: c.Budget.Seconds(),
+	}
+	for _, p := range c.Paths {
+		e.Paths = append(e.Paths, PathInfo{p.Name, p.Address, cmp.Or(p.ControlPort, defaultControl), cmp.Or(p.DataPort, defaultData)})
+	}
+	return e
+}
+
+func (e *Evaluation) rounds(ctx context.Context, start time.Time) error {
+	random := rand.New(rand.NewPCG(e.Seed, 0))
+	for !e.enough(time.Since(start)) {
+		for _, step := range order(random, e.Config) {
+			cell, err := e.measure(ctx, e.Rounds+1, step)
 			if err != nil {
-				return e, err
+				return err
 			}
 			e.Cells = append(e.Cells, cell)
 			e.tell(cell, time.Since(start))
 		}
+		e.Rounds++
 	}
-	e.Took = time.Since(start).Seconds()
-	e.Rows, err = Rows(e)
-	return e, err
+	return nil
+}
+
+// enough tells whether to stop, and says why. Whether the intervals are narrow is looked at
+// in growing steps, and only their widths are.
+func (e *Evaluation) enough(elapsed time.Duration) bool {
+	c := e.Config
+	switch n := time.Duration(e.Rounds); {
+	case n == 0:
+	case c.Rounds > 0 && e.Rounds >= c.Rounds:
+		e.Stopped = "the rounds asked for are done"
+	case c.Budget > 0 && elapsed+elapsed/n > c.Budget:
+		e.Stopped = "the budget is spent"
+	case c.Budget > 0 && stats.Looks(c.MinRounds, e.Rounds) && stats.Narrow(e.family(), c.Width, Confidence):
+		e.Stopped = fmt.Sprintf("every interval is narrower than %.3g %%", 100*c.Width)
+	}
+	return e.Stopped != ""
 }
 
 // A step is one cell before it is measured.
@@ -62,6 +115,13 @@ type step struct {
 
 func order(random *rand.Rand, c Config) []step {
 	var steps []step
+	if c.Idle {
+		for _, p := range c.Paths {
+			if p.Name == c.base() {
+				steps = append(steps, step{p, qperf.Rest})
+			}
+		}
+	}
 	for _, t := range random.Perm(len(c.Tests)) {
 		for _, p := range random.Perm(len(c.Paths)) {
 			steps = append(steps, step{c.Paths[p], c.Tests[t]})
@@ -80,23 +140,24 @@ func (e *Evaluation) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e.Machines = append(e.Machines, Machine{Path: p.Name, Client: r.Conf.Local, Server: r.Conf.Remote, MTU: r.Path.MTU})
+		e.Machines = append(e.Machines, Machine{Path: p.Name, Client: r.Conf.Local, Server: r.Conf.Remote, MTU: r.Path.MTU, Facts: r.Facts})
 		fit = min(fit, r.Path.FittingDatagram())
 	}
 	if e.Config.Datagram == 0 {
 		e.Config.Datagram = fit
 	}
+	e.Datagram = e.Config.Datagram
 	return nil
 }
 
 func (e *Evaluation) measure(ctx context.Context, round int, s step) (Cell, error) {
 	cell := Cell{Round: round, Path: s.path.Name}
-	var err error
-	if cell.Result, err = e.run(ctx, s); err == nil || ctx.Err() != nil {
+	err := e.prove(ctx, &cell, s)
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrInvalid) {
 		return cell, err
 	}
 	cell.Retried = err.Error()
-	if cell.Result, err = e.run(ctx, s); err != nil {
+	if err = e.prove(ctx, &cell, s); err != nil {
 		return cell, fmt.Errorf("round %d: %w", round, err)
 	}
 	return cell, nil
@@ -105,6 +166,9 @@ func (e *Evaluation) measure(ctx context.Context, round int, s step) (Cell, erro
 // run runs the client once and reads what it measured.
 func (e *Evaluation) run(ctx context.Context, s step) (*qperf.Result, error) {
 	limit := e.Config.Duration + e.Config.Warmup + 30*time.Second
+	if s.test == qperf.UDPSearch {
+		limit *= 4
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
 	defer cancel()
 	out, err := s.path.Exec(ctx, e.argv(s))
@@ -131,7 +195,7 @@ func usable(r *qperf.Result, t qperf.Test) error {
 		return fmt.Errorf("the client answered with version %d of a %q", r.Version, r.Test)
 	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP()):
 		return errors.New("the client's answer has parts missing")
-	case t != qperf.Conf && !(r.Value() > 0):
+	case t.Unit() != "" && !(r.Value() > 0):
 		return errors.New("nothing was received")
 	}
 	return nil
@@ -146,9 +210,15 @@ func (e *Evaluation) argv(s step) []string {
 	if c.Warmup > 0 {
 		argv = append(argv, "--warmup", c.Warmup.String())
 	}
-	if s.test == qperf.UDPBandwidth {
-		argv = append(argv, "-m", strconv.Itoa(c.Datagram))
+	option := func(name string, on bool, value float64) {
+		if on && value > 0 {
+			argv = append(argv, name, strconv.FormatFloat(value, 'f', -1, 64))
+		}
 	}
+	option("-m", s.test == qperf.UDPBandwidth || s.test == qperf.UDPSearch, float64(c.Datagram))
+	option("--streams", s.test == qperf.TCPStreams, float64(c.Streams))
+	option("--rate", s.test == qperf.UDPOpen, c.Rate)
+	option("--rate", s.test.UDP() && !s.test.Latency(), c.MaxRate)
 	return append(argv, s.path.Address, string(s.test))
 }
 
@@ -162,12 +232,15 @@ func port(p, otherwise int) string {
 func (e *Evaluation) tell(cell Cell, elapsed time.Duration) {
 	if e.Config.Progress != nil {
 		total := e.Config.Rounds * len(e.Config.Paths) * len(e.Config.Tests)
+		if e.Config.Idle {
+			total += e.Config.Rounds
+		}
 		e.Config.Progress(Progress{Done: len(e.Cells), Total: total, Cell: cell, Elapsed: elapsed})
 	}
 }
 
-// Command is what measured one cell, as one would type it where the path begins.
-func (e *Evaluation) Command(path string, t qperf.Test) string {
+// CommandOf is what measured one cell, as one would type it where the path begins.
+func (e *Evaluation) CommandOf(path string, t qperf.Test) string {
 	for _, p := range e.Config.Paths {
 		if p.Name == path {
 			return "podlane " + strings.Join(e.argv(step{p, t})[1:], " ")

@@ -37,19 +37,31 @@ type Path struct {
 	ControlPort int    // 0 means 4000
 	DataPort    int    // 0 means 4001
 	Exec        Exec
+	Proof       *Proof // what shows that a cell took the path it is named after; may be nil
 }
 
 // Config says what to evaluate.
 type Config struct {
-	Paths    []Path
-	Tests    []qperf.Test   // nil means the four measurements
-	Rounds   int            // 0 means 5
-	Duration time.Duration  // of one cell; 0 means 500 ms
-	Warmup   time.Duration  // before each cell's clock; 0 means 100 ms, negative none
-	Datagram int            // bytes, of udp_bw; 0 means what fits every path, at most 1400
-	Seed     uint64         // of the order; 0 means a random one
-	Binary   string         // the podlane program where Exec runs; "" means this one
-	Progress func(Progress) // told after every cell; may be nil
+	Paths []Path
+	Tests []qperf.Test // nil means the four measurements of qperf
+	// Rounds is how many; 0 means 5, and with a Budget as many as it takes.
+	Rounds int
+	// Budget is the time to spend at most. The evaluation stops before when every ratio's interval
+	// is no wider than Width, but not before MinRounds.
+	Budget    time.Duration
+	Width     float64       // 0 means 0.04: 4 % of the ratio, end to end
+	MinRounds int           // 0 means 10
+	Duration  time.Duration // of one cell; 0 means 500 ms
+	Warmup    time.Duration // before each cell's clock; 0 means 100 ms, negative none
+	Datagram  int           // bytes, of udp_bw and udp_max; 0 means what fits every path, at most 1400
+	Streams   int           // of tcp_streams; 0 means 4
+	Rate      float64       // of udp_open, messages/s; 0 means 1,000
+	MaxRate   float64       // cap on udp_bw, udp_pps and udp_max, messages/s; 0 means none
+	Idle      bool          // measure in each round what the machines do anyway: CPU figures need it
+	Seed      uint64        // of the order; 0 means a random one
+	Binary    string        // the podlane program where Exec runs; "" means this one
+	Progress  func(Progress)
+	wall      func() time.Time // for tests
 }
 
 // Progress is one cell done.
@@ -66,22 +78,56 @@ type Cell struct {
 	Result *qperf.Result `json:"result"`
 	// Retried is why the cell was measured a second time; the first attempt gave no figure.
 	Retried string `json:"retried,omitempty"`
+	// Moved is by how much the path's witnesses rose.
+	Moved map[string]uint64 `json:"moved,omitempty"`
 }
 
+// FormVersion is that of the Evaluation's JSON form, which docs/perf.md describes. It is raised when a key goes or
+// changes its meaning; new keys may come at any time.
+const FormVersion = 1
+
 // An Evaluation is everything that was measured, in the order in which it was, and the rows
-// made of it.
+// made of it. Its JSON form is a file that `podlane perf compare` and `report` read.
 type Evaluation struct {
-	Version  int       `json:"version"` // of this form: 1
-	Seed     uint64    `json:"seed"`
-	Rounds   int       `json:"rounds"`
-	Duration float64   `json:"duration"` // seconds of one cell
-	Warmup   float64   `json:"warmup"`   // seconds
-	Took     float64   `json:"took"`     // seconds altogether
-	Machines []Machine `json:"machines"`
-	Rows     []Row     `json:"evaluation"`
-	Cells    []Cell    `json:"cells"`
-	Base     string    `json:"base"` // the path that the ratios are to
-	Config   Config    `json:"-"`
+	Version  int          `json:"version"` // FormVersion
+	Date     time.Time    `json:"date"`    // of the start
+	Seed     uint64       `json:"seed"`
+	Rounds   int          `json:"rounds"`
+	Stopped  string       `json:"stopped,omitempty"` // why there are not more rounds
+	Duration float64      `json:"duration"`          // seconds of one cell
+	Warmup   float64      `json:"warmup"`            // seconds
+	Budget   float64      `json:"budget,omitempty"`  // seconds
+	Datagram int          `json:"datagram"`          // bytes
+	Took     float64      `json:"took"`              // seconds altogether
+	Base     string       `json:"base"`              // the path that the ratios are to
+	Paths    []PathInfo   `json:"paths"`
+	Tests    []qperf.Test `json:"tests"`
+	Machines []Machine    `json:"machines"`
+	// Invalid is why the figures must not be used; empty where they may.
+	Invalid  string   `json:"invalid,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // of conditions that weaken the figures
+	Rows     []Row    `json:"evaluation"`
+	Steps    []Step   `json:"steps,omitempty"` // what each part of the way adds
+	Cells    []Cell   `json:"cells"`
+	Notes    []Note   `json:"notes,omitempty"` // the caller's own conditions
+	Command  []string `json:"command,omitempty"`
+	Config   Config   `json:"-"`
+
+	parts []Part
+}
+
+// A Note is one line of the conditions.
+type Note struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PathInfo is a Path as the document has it.
+type PathInfo struct {
+	Name        string `json:"name"`
+	Address     string `json:"address"`
+	ControlPort int    `json:"control_port"`
+	DataPort    int    `json:"data_port"`
 }
 
 // Machine is what the two ends of a path say of themselves.
@@ -90,13 +136,22 @@ type Machine struct {
 	Client qperf.Machine `json:"client"`
 	Server qperf.Machine `json:"server"`
 	MTU    int           `json:"mtu"` // of the client's way to the server, bytes
+	// Facts are the conditions at both ends; nil where the server is a plain qperf.
+	Facts *qperf.BothFacts `json:"facts,omitempty"`
 }
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Tests == nil {
 		c.Tests = qperf.Tests
 	}
-	c.Rounds = cmp.Or(c.Rounds, 5)
+	if c.Budget == 0 {
+		c.Rounds = cmp.Or(c.Rounds, 5)
+	}
+	c.Width = cmp.Or(c.Width, 0.04)
+	c.MinRounds = cmp.Or(c.MinRounds, 10)
+	if c.wall == nil {
+		c.wall = func() time.Time { return time.Now().Round(0) } // without the monotonic reading
+	}
 	c.Duration = cmp.Or(c.Duration, 500*time.Millisecond)
 	c.Warmup = max(cmp.Or(c.Warmup, 100*time.Millisecond), 0)
 	if c.Binary == "" {
@@ -125,8 +180,8 @@ func (c Config) check() error {
 		return errors.New("no path to evaluate")
 	case len(c.Tests) == 0:
 		return errors.New("no test to run")
-	case c.Rounds < 1:
-		return fmt.Errorf("%d rounds: needs one at least", c.Rounds)
+	case c.Rounds < 0 || c.Rounds == 0 && c.Budget <= 0:
+		return fmt.Errorf("%d rounds in %s: needs one at least, or a budget", c.Rounds, c.Budget)
 	case c.Duration < 50*time.Millisecond:
 		return fmt.Errorf("cells of %s: too short to measure, needs 50ms at least", c.Duration)
 	}

@@ -15,6 +15,8 @@ import (
 
 var record = flag.String("record", "", "measure one path under three names and write the rounds to this file (for the simulations)")
 
+var recordRounds = flag.Int("record-rounds", 80, "rounds to record")
+
 // noise is what was recorded: of each test, the figures of each round under the three names.
 type noise map[string][][]float64
 
@@ -45,7 +47,7 @@ func TestRecord(t *testing.T) {
 	for i, name := range []string{NodeNode, PodPod, PodServicePod} {
 		paths = append(paths, Path{Name: name, Address: fmt.Sprintf("10.77.0.%d", i+1), Exec: run})
 	}
-	e, err := Evaluate(context.Background(), Config{Paths: paths, Rounds: 80, Duration: 200 * time.Millisecond, Warmup: 50 * time.Millisecond})
+	e, err := Evaluate(context.Background(), Config{Paths: paths, Rounds: *recordRounds, Duration: 200 * time.Millisecond, Warmup: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,14 @@ type Row struct {
 	Rounds      []float64 `json:"rounds"`     // the figure of each round
 	Ratios      []float64 `json:"ratios"`     // its ratio
 
+	// Verdict against the base, corrected for all comparisons of the evaluation, and P, the chance of
+	// such rounds without a difference; both empty for the base.
+	Verdict stats.Verdict `json:"verdict,omitempty"`
+	P       float64       `json:"p,omitempty"`
+
+	Wire         float64             `json:"wire,omitempty"`         // bandwidth: Median with the headers down to Ethernet's, bytes/s
+	HalfPercent  float64             `json:"half_percent,omitempty"` // udp_max: the median rate with 0.5 % of loss, bytes/s
+	CPU          *CPUCost            `json:"cpu,omitempty"`
 	MsgSize      int                 `json:"msg_size"`               // bytes
 	SendMedian   float64             `json:"send_median,omitempty"`  // udp_bw: bytes/s that left the client
 	LossMedian   float64             `json:"loss_median,omitempty"`  // UDP: part of the datagrams
@@ -51,6 +59,7 @@ func Rows(e *Evaluation) ([]Row, error) {
 			rows = append(rows, row)
 		}
 	}
+	judge(e, rows)
 	return rows, nil
 }
 
@@ -78,6 +87,8 @@ func (e *Evaluation) row(path string, t qperf.Test, base []*qperf.Result) (Row, 
 	if path != e.Base {
 		row.RatioLow, row.RatioHigh, row.QuickLook = ratio.Low, ratio.High, ratio.QuickLook()
 	}
+	row.Wire = wire(e.mtu(path), results[0], row.Median)
+	row.CPU = e.cpuCost(path, t)
 	return row, row.extras(results)
 }
 
@@ -94,6 +105,10 @@ func (row *Row) extras(results []*qperf.Result) error {
 			row.Distribution.HDR = "" // the cells have it
 		}
 		return err
+	}
+	if row.Test == qperf.UDPSearch {
+		row.HalfPercent = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Search.HalfPercent }))
+		return nil
 	}
 	row.SendCost = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Figures.SendCost }))
 	row.RecvCost = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Figures.RecvCost }))

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"slices"
 	"testing"
 	"time"
 
@@ -42,7 +41,7 @@ func TestEvaluate_knownTruth(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	})
-	if out, err := exec.Command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "20ms").CombinedOutput(); err != nil {
+	if out, err := exec.Command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "100mbit", "burst", "16kb", "latency", "20ms").CombinedOutput(); err != nil {
 		t.Skipf("needs tc with tbf: %v: %s", err, out)
 	}
 	e, err := Evaluate(context.Background(), Config{
@@ -51,7 +50,7 @@ func TestEvaluate_knownTruth(t *testing.T) {
 			{Name: PodPod, Address: "10.77.1.2", Exec: run},
 			{Name: "pod-pod-v6", Address: "fd77::2", Exec: run},
 		},
-		Tests: []qperf.Test{qperf.TCPBandwidth, qperf.UDPBandwidth}, Rounds: 3, Warmup: 200 * time.Millisecond,
+		Tests: []qperf.Test{qperf.TCPBandwidth, qperf.UDPBandwidth}, Rounds: 7, Warmup: 200 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -64,10 +63,19 @@ func TestEvaluate_knownTruth(t *testing.T) {
 	for _, row := range e.Rows {
 		truth, limited := want[row.Path+" "+string(row.Test)]
 		t.Logf("%s %s: %.4g bytes/s, truth %.4g, ratio %.3g", row.Path, row.Test, row.Median, truth, row.RatioToNode)
-		// A busy machine may hold a sender up, so the best round stands for the path; none can be above the truth.
-		best := slices.Max(row.Rounds)
-		if limited && math.Abs(best/truth-1) > 0.03 {
-			t.Errorf("%s %s: %.4g bytes/s at best, want %.4g", row.Path, row.Test, best, truth)
+		// A busy machine holds senders and readers up, which moves single rounds either way. An error of
+		// ours, in a header's length or in a clock, would be in all of them.
+		within := 0
+		for _, v := range row.Rounds {
+			if math.Abs(v/truth-1) <= 0.01 {
+				within++
+			}
+		}
+		if limited && within < 2 {
+			t.Errorf("%s %s: %.4g bytes/s, want %.4g within 1 %% in two rounds at least", row.Path, row.Test, row.Rounds, truth)
+		}
+		if limited && math.Abs(row.Wire/row.Median/(wire/truth)-1) > 0.0001 {
+			t.Errorf("%s %s: %.6g bytes/s with headers, want %.6g", row.Path, row.Test, row.Wire, row.Median*wire/truth)
 		}
 		if !limited && row.Median < 2*wire {
 			t.Errorf("%s %s: %.4g bytes/s without a limit", row.Path, row.Test, row.Median)

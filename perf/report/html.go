@@ -130,7 +130,7 @@ func distinct(e *perf.Evaluation, of func(perf.Machine) []string) string {
 func commands(e *perf.Evaluation) []Fact {
 	var facts []Fact
 	for _, p := range e.Config.Paths {
-		facts = append(facts, Fact{p.Name, e.Command(p.Name, e.Config.Tests[0])})
+		facts = append(facts, Fact{p.Name, e.CommandOf(p.Name, e.Config.Tests[0])})
 	}
 	return facts
 }
