@@ -24,13 +24,16 @@ const (
 	// Services are those that a service proxy serves, with their endpoint slices:
 	// neither headless ones nor those labelled for another proxy.
 	Services
-	// AllServices are Services without these restrictions, as a DNS server needs
-	// them.
+	// AllServices are Services and endpoint slices without these restrictions.
 	AllServices
+	// NamedServices are all Services, and the slices that have names: those of
+	// headless Services, and those that the endpoint slice controller did not make,
+	// which need not say what they are of.
+	NamedServices
 
 	// ForAgent is what the agent needs, ForDNS what the DNS server needs.
 	ForAgent = Nodes | Pods | Services
-	ForDNS   = Namespaces | AllServices
+	ForDNS   = Namespaces | NamedServices
 )
 
 // A label that is there at all makes its object leave the watch, so the server
@@ -38,6 +41,8 @@ const (
 const (
 	notOfAnotherProxy = "!service.kubernetes.io/service-proxy-name"
 	notHeadless       = "!service.kubernetes.io/headless"
+	headless          = "service.kubernetes.io/headless"
+	notOfController   = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io"
 )
 
 // kind says how one kind of objects is followed.
@@ -87,6 +92,10 @@ func kindsOf(of Kinds, nodeName string) []kind {
 	switch {
 	case of&AllServices != 0:
 		out = append(out, serviceKind, sliceKind)
+	case of&NamedServices != 0:
+		byLabel, byHand := sliceKind, sliceKind
+		byLabel.labels, byHand.labels = headless, notHeadless+","+notOfController
+		out = append(out, serviceKind, byLabel, byHand)
 	case of&Services != 0:
 		services, slices := serviceKind, sliceKind
 		services.labels, services.fields = notOfAnotherProxy, "spec.clusterIP!=None"

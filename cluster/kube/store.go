@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -25,12 +26,16 @@ type store struct {
 	kind
 	keys   map[cluster.Key]bool // what the server has
 	synced bool
+	// versions are those of keys, where another store follows the same resource with
+	// other labels (see claim).
+	versions map[cluster.Key]uint64
 }
 
 // converted is an object on its way into the Builder.
 type converted struct {
-	key    cluster.Key
-	object setter // nil: not in a Snapshot
+	key     cluster.Key
+	version string
+	object  setter // nil: not in a Snapshot
 }
 
 // Transformer makes the Reflector convert while it streams the initial objects,
@@ -45,7 +50,7 @@ func (s *store) transform(o any) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.resource, err)
 	}
-	return converted{cluster.Key{Namespace: m.GetNamespace(), Name: m.GetName()}, s.convert(o)}, nil
+	return converted{cluster.Key{Namespace: m.GetNamespace(), Name: m.GetName()}, m.GetResourceVersion(), s.convert(o)}, nil
 }
 
 // Add implements cache.ReflectorStore, as the methods after it do.
@@ -109,6 +114,9 @@ func (s *store) Replace(list []any, _ string) error {
 func (s *store) Resync() error { return nil }
 
 func (s *store) put(c converted) {
+	if !s.claim(c) {
+		return
+	}
 	s.keys[c.key] = true
 	if c.object == nil {
 		s.remove(s.builder, c.key)
@@ -117,8 +125,35 @@ func (s *store) put(c converted) {
 	c.object.set(s.builder)
 }
 
+// claim says whether this store has an object, and not another one that follows
+// the same resource. One whose labels change goes from one watch to another, and
+// which of them tells first is chance: the greater resource version counts (they
+// are numbers: KEP-5504), and who has lost an object no longer deletes it.
+func (s *store) claim(c converted) bool {
+	for _, o := range s.stores {
+		if o == s || o.resource != s.resource {
+			continue
+		}
+		version, _ := strconv.ParseUint(c.version, 10, 64)
+		if o.keys[c.key] && o.versions[c.key] > version {
+			return false
+		}
+		delete(o.keys, c.key)
+		delete(o.versions, c.key)
+		if s.versions == nil {
+			s.versions = map[cluster.Key]uint64{}
+		}
+		s.versions[c.key] = version
+	}
+	return true
+}
+
 func (s *store) drop(k cluster.Key) {
+	if !s.keys[k] {
+		return
+	}
 	delete(s.keys, k)
+	delete(s.versions, k)
 	s.remove(s.builder, k)
 }
 
