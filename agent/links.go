@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/install"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/plan"
 )
@@ -17,12 +18,14 @@ type links struct {
 	// applied is what the kernel has; nil where that is not known and has to be
 	// read back.
 	applied  *link.State
+	former   *install.Former // values of sysctls before the first change
 	underlay link.Underlay
 	address  netip.Addr // the node's, for which underlay was read
 }
 
-func (l *links) open() (err error) {
-	l.handle, err = link.Open("")
+func (l *links) open(c Config) (err error) {
+	l.former = install.NewFormer(c.StateDir)
+	l.handle, err = link.Open(c.ProcSys)
 	return err
 }
 
@@ -47,6 +50,9 @@ func (l *links) apply(p *plan.Plan) error {
 		return err
 	}
 	l.applied = nil
+	if err := l.former.Keep(have.Sysctls, p.Link.Sysctls); err != nil {
+		return err
+	}
 	if err := l.handle.Apply(link.Diff(have, *p.Link)); err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ type operations struct {
 }
 
 func newOperations(c Config, log *slog.Logger) *operations {
-	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, "flow-limits.json"),
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, FlowLimits),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, countFlows)

@@ -15,7 +15,11 @@ const VerbStatus = "status"
 
 // Status is what the agent says of itself.
 type Status struct {
-	Node     string        `json:"node"`
+	Node string `json:"node"`
+	// Server is the API server's address and how it was found; empty with a folder.
+	Server string `json:"server,omitempty"`
+	// Unready is why the node cannot serve pods; "" where it can.
+	Unready  string        `json:"unready,omitempty"`
 	Synced   bool          `json:"synced"`
 	Up       time.Duration `json:"upNanoseconds"`
 	Nodes    int           `json:"nodes"`
@@ -44,6 +48,12 @@ type PodStatus struct {
 
 func (a *Agent) status() shim.Reply {
 	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}}
+	if a.config.Server.URL != "" {
+		s.Server = a.config.Server.URL + " (" + a.config.Server.Why + ")"
+	}
+	if why := a.serving.unready.Load(); why != nil {
+		s.Unready = *why
+	}
 	for _, al := range a.pods.Allocations() {
 		s.Pods = append(s.Pods, PodStatus{Pod: al.PodName(), Addrs: al.Addrs, Dev: al.Link, MAC: al.MAC.String(), MTU: al.MTU})
 	}

@@ -94,6 +94,9 @@ func (p *Plugin) SetNetwork(n Network) {
 	p.ipam.SetCIDRs(n.PodCIDRs)
 }
 
+// Problem is why the node can serve no new pods; "" where it can.
+func (p *Plugin) Problem() string { return p.network.Problem }
+
 // Allocations gives the pods that the node should carry, sorted by their keys:
 // the input of Compile beside the Snapshot.
 func (p *Plugin) Allocations() []Allocation {

@@ -27,6 +27,9 @@ var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 
 type Options struct {
 	// Kubeconfig is a file; "" is the service account of the pod.
 	Kubeconfig string
+	// Server is the server's address, where it is another than that of Kubeconfig or of
+	// the Service "kubernetes".
+	Server string
 	Kinds      Kinds
 	// Node is the node whose Pods are followed; "" is all of them.
 	Node string
@@ -58,6 +61,9 @@ func New(o Options) (*Source, error) {
 	c, err := config(o.Kubeconfig)
 	if err != nil {
 		return nil, err
+	}
+	if o.Server != "" {
+		c.Host = o.Server
 	}
 	s := &Source{
 		kinds: kindsOf(o.Kinds, o.Node), log: o.Log, out: make(newest.Chan[*cluster.Snapshot], 1),

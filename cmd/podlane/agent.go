@@ -25,6 +25,7 @@ type agentFlags struct {
 	logLevel, logFormat                        string
 	check                                      bool
 	serviceProxy, health, metrics              string
+	install                                    installFlags
 }
 
 func newAgent() *cobra.Command {
@@ -57,6 +58,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
+	f.install.add(fl)
 	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "manifests")
 	return cmd
 }
@@ -65,6 +67,9 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
 	if err != nil {
 		return err
+	}
+	if f.install.cleanup {
+		return f.cleanUp(cmd, log)
 	}
 	o, err := overlayConfig(f.mode, f.cluster)
 	if err != nil {
@@ -77,7 +82,11 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
-	source, err := newSource(f.manifests, f.kubeconfig, f.node, log)
+	server, err := f.server()
+	if err != nil {
+		return err
+	}
+	source, err := newSource(f.manifests, f.kubeconfig, server.URL, f.node, log)
 	if err != nil {
 		return err
 	}
@@ -87,6 +96,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
+		ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 
@@ -103,11 +113,11 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 }
 
 // newSource makes the source that the flags ask for.
-func newSource(manifests, kubeconfig, node string, log *slog.Logger) (agent.Source, error) {
+func newSource(manifests, kubeconfig, server, node string, log *slog.Logger) (agent.Source, error) {
 	if manifests != "" {
 		return file.New(manifests, file.Options{Node: node, Log: log})
 	}
-	return kube.New(kube.Options{Kubeconfig: kubeconfig, Kinds: kube.Nodes | kube.Services, Log: log})
+	return kube.New(kube.Options{Kubeconfig: kubeconfig, Server: server, Kinds: kube.Nodes | kube.Services, Log: log})
 }
 
 func overlayConfig(mode, cluster string) (overlay.Config, error) {

@@ -23,6 +23,10 @@ func (c *call) run(stdin io.Reader, done chan<- answer) {
 		done <- answer{err: err}
 		return
 	}
+	if c.conf.Type == loopbackType {
+		done <- c.loopback()
+		return
+	}
 	fds, err := c.descriptors()
 	if err != nil {
 		done <- answer{err: err}

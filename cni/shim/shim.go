@@ -29,6 +29,7 @@ const (
 type config struct {
 	CNIVersion string `json:"cniVersion"`
 	Name       string `json:"name"`
+	Type       string `json:"type"`
 	Socket     string `json:"socket"`
 }
 

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/podlane/podlane/install"
+)
+
+const (
+	installEvery = 10 * time.Second // looks whether the plugin is still there
+	stuckAfter   = 2 * time.Minute  // without a turn of the loop, which has one every 30 s
+)
+
+// serving tells the container runtime and the kubelet's probes what the node can
+// do. Its fields belong to the goroutine of Run, but for what is atomic.
+type serving struct {
+	runtime install.Runtime
+	last    time.Time // the runtime was told
+	turn    atomic.Int64
+	unready atomic.Pointer[string] // why; nil: ready
+}
+
+func newServing(c Config) *serving {
+	s := &serving{runtime: c.Runtime}
+	s.runtime.Log = c.Log
+	s.because("the agent waits for the cluster's first state")
+	s.turn.Store(time.Now().UnixNano())
+	return s
+}
+
+func (s *serving) because(reason string) { s.unready.Store(&reason) }
+
+// settled is called after each turn of the loop. The first time the runtime is told
+// only when all is applied; afterwards one Service that cannot be served keeps no
+// pod from starting.
+func (a *Agent) settled(err error) {
+	s := a.serving
+	s.turn.Store(time.Now().UnixNano())
+	switch {
+	case a.plan == nil:
+		return
+	case a.pods.Problem() != "":
+		s.because(a.pods.Problem())
+		return
+	case err != nil && (s.last.IsZero() || a.links.applied != a.plan.Link):
+		s.because(err.Error())
+		return
+	}
+	if time.Since(s.last) >= installEvery {
+		if err := s.runtime.Serve(); err != nil {
+			s.because(err.Error())
+			a.log.Error("container runtime", "err", err)
+			return
+		}
+		s.last = time.Now()
+	}
+	s.unready.Store(nil)
+}
+
+// probes answers the kubelet: /healthz whether the loop turns, /readyz whether the
+// node can serve pods.
+func (s *serving) probes(ctx context.Context, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if d := time.Since(time.Unix(0, s.turn.Load())); d > stuckAfter {
+			http.Error(w, fmt.Sprintf("the agent's loop is stuck since %s", d.Round(time.Second)), http.StatusInternalServerError)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if why := s.unready.Load(); why != nil {
+			http.Error(w, "not ready: "+*why, http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("probes: %w", err)
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("probes: http %s: %w", addr, err)
+	}
+	return nil
+}
+
+// FlowLimits is the file of the flow table's former limits in the state folder.
+const FlowLimits = "flow-limits.json"

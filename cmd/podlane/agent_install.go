@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/install"
+)
+
+// installFlags are those of an agent that is installed on a node of a cluster.
+type installFlags struct {
+	server            string
+	kubeletConfigs    []string
+	binDir, confDir   string
+	socket, procSys   string
+	probes            string
+	cleanup, thenWait bool
+}
+
+func (i *installFlags) add(fl *pflag.FlagSet) {
+	fl.StringVar(&i.server, "api-server", "", "the API server's real address, https://HOST:PORT; without it the kubelet's, then the Service if it answers")
+	fl.StringSliceVar(&i.kubeletConfigs, "kubelet-kubeconfig", install.KubeletConfigs, "where the kubelet's kubeconfig may be; nothing but its server is read")
+	fl.StringVar(&i.binDir, "cni-bin-dir", "/opt/cni/bin", "the container runtime's folder of CNI plugins")
+	fl.StringVar(&i.confDir, "cni-conf-dir", "", "the container runtime's folder of CNI configurations; \"\": the plugin is not installed")
+	fl.StringVar(&i.socket, "cni-socket", "", "the agent's socket as the container runtime sees it (default agent.sock in --run-dir)")
+	fl.StringVar(&i.procSys, "proc-sys", "", "where /proc/sys of the node can be written (default /proc/sys)")
+	fl.StringVar(&i.probes, "probe-bind-address", "", "address of /healthz and /readyz for the kubelet's probes; \"\" is none")
+	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
+	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
+}
+
+// server finds the API server for an agent that has the service account of its pod
+// alone.
+func (f agentFlags) server() (install.Server, error) {
+	if f.manifests != "" {
+		return install.Server{}, nil
+	}
+	if f.kubeconfig != "" {
+		return install.Server{URL: f.install.server, Why: "the setting"}, nil
+	}
+	s, err := install.FindServer(f.install.server, f.install.kubeletConfigs)
+	if err != nil {
+		return s, fmt.Errorf("agent: %w", err)
+	}
+	return s, nil
+}
+
+func (f agentFlags) runtime(log *slog.Logger) install.Runtime {
+	socket := f.install.socket
+	if socket == "" {
+		socket = filepath.Join(f.runDir, "agent.sock")
+	}
+	return install.Runtime{BinDir: f.install.binDir, ConfDir: f.install.confDir, Socket: socket, Log: log}
+}
+
+func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {
+	err := install.Cleanup(install.Traces{
+		Runtime: f.runtime(log), RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits,
+	}, log)
+	if err != nil {
+		return fmt.Errorf("cleanup: %w", err)
+	}
+	if f.install.thenWait {
+		<-cmd.Context().Done()
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/kernel/conntrack"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/kernel/nft"
+)
+
+// Traces are the places where a node has something of ours.
+type Traces struct {
+	Runtime
+	RunDir, StateDir string
+	ProcSys          string // "" for /proc/sys
+	FlowLimits       string // name of the file of the flow table's former limits, in StateDir
+}
+
+// Cleanup removes all that is ours from the node of the calling thread's network
+// namespace, and gives sysctls their former values. It goes on after an error, and
+// may be repeated. Running pods lose their network.
+func Cleanup(t Traces, log *slog.Logger) error {
+	unlock, err := alone(t.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	steps := []struct {
+		what string
+		do   func() error
+	}{
+		{"CNI configuration and plugin", t.Runtime.Remove},
+		{"nftables tables", removeTables},
+		{"links, addresses, routes, neighbours, sysctls", t.removeLinks},
+		{"limits of the flow table", func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
+		{"files", func() error { return errors.Join(empty(t.StateDir), empty(t.RunDir)) }},
+	}
+	var errs []error
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
+			continue
+		}
+		log.Info("removed what was ours", "what", s.what)
+	}
+	return errors.Join(errs...)
+}
+
+// alone makes sure that no agent runs: it would bring all back.
+func alone(runDir string) (unlock func(), err error) {
+	dir, err := os.Open(runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = dir.Close()
+		return nil, fmt.Errorf("an agent is running with %s: delete it first (kubectl delete -f podlane.yaml): %w", runDir, err)
+	}
+	return func() { _ = dir.Close() }, nil
+}
+
+// removeTables removes our tables of any layout.
+func removeTables() error {
+	c, err := nft.Dial(0)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	tables, err := c.Tables()
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		var tx nft.Tx
+		tx.DeleteTable(t)
+		if err := c.Commit(&tx); err != nil {
+			return fmt.Errorf("table %s: %w", t, err)
+		}
+	}
+	return nil
+}
+
+// removeLinks removes what carries our mark, then restores sysctls.
+func (t Traces) removeLinks() error {
+	h, err := link.Open(t.ProcSys)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	have, err := h.Read()
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.Apply(link.Diff(have, link.NewState())), NewFormer(t.StateDir).Restore(h))
+}
+
+// empty removes a folder. One that is a mount point is emptied.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.EBUSY) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
