@@ -1,5 +1,5 @@
 // Package control builds and runs a real control plane on loopback: etcd and
-// kube-apiserver, from the versions that this module's go.mod names. It starts no
+// kube-apiserver, from the versions that the module components names. It starts no
 // controller and no node.
 package control
 
@@ -10,19 +10,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// version is that of k8s.io/kubernetes in go.mod. The programs refuse to run
+// version is that of k8s.io/kubernetes in components/go.mod. The programs refuse to run
 // without one.
 const version = "v1.36.3"
 
-// packages are the programs that can be built; go.mod names each as a tool.
+// packages are the programs that can be built; components/go.mod names each as a tool.
 var packages = map[string]string{
 	"etcd":                    "go.etcd.io/etcd/server/v3",
 	"kube-apiserver":          "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -31,6 +33,9 @@ var packages = map[string]string{
 	"kubectl":                 "k8s.io/kubernetes/cmd/kubectl",
 	"kubelet":                 "k8s.io/kubernetes/cmd/kubelet",
 }
+
+// All gives the names of all programs that can be built.
+func All() []string { return slices.Sorted(maps.Keys(packages)) }
 
 // Build gives the folder with the programs, and builds those that are not there
 // yet: minutes, the first time. Progress goes to w. The folder is in the user's
@@ -63,12 +68,13 @@ func Build(ctx context.Context, w io.Writer, programs ...string) (string, error)
 	return dir, nil
 }
 
+// moduleDir is the folder of the module components.
 func moduleDir() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("go env GOMOD: %w", err)
 	}
-	return filepath.Dir(strings.TrimSpace(string(out))), nil
+	return filepath.Join(filepath.Dir(strings.TrimSpace(string(out))), "components"), nil
 }
 
 func cacheDir(module string) (string, error) {
