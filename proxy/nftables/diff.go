@@ -84,13 +84,14 @@ type differ struct {
 	err       error
 	set       map[cluster.Key]*front // fronts that may change; nil: gone
 	contested map[cluster.Key]*front
+	offers    map[cluster.Key]offer // of the first of the changed Services
 	wants     map[cluster.Key]*want // of the keys of set, where a Service has them
 	goals     *goals
 }
 
 func newDiffer(a *Applied, t *proxy.Table, emit Emit) *differ {
 	d := &differ{old: a, rules: a.rules, table: t, emit: emit, tx: &nft.Tx{},
-		set: map[cluster.Key]*front{}, contested: map[cluster.Key]*front{}, wants: map[cluster.Key]*want{}}
+		set: map[cluster.Key]*front{}, contested: map[cluster.Key]*front{}, offers: map[cluster.Key]offer{}, wants: map[cluster.Key]*want{}}
 	d.next = &Applied{rules: a.rules, table: t.Services, uses: maps.Clone(a.uses), chains: maps.Clone(a.chains),
 		specials: a.specials, ends: a.ends, last: a.last}
 	d.goals = newGoals(a, d.next)
@@ -107,10 +108,15 @@ func (d *differ) claim() {
 			f := d.front(k)
 			f.claims = slices.DeleteFunc(f.claims, func(o cluster.Key) bool { return o == c.Key })
 		})
-		d.eachFront(c.New, func(k cluster.Key, _ *proxy.Port, _ proxy.Frontend) {
+		d.eachFront(c.New, func(k cluster.Key, p *proxy.Port, front proxy.Frontend) {
 			f := d.front(k)
-			if i, found := slices.BinarySearchFunc(f.claims, c.Key, cluster.Key.Compare); !found {
-				f.claims = slices.Insert(f.claims, i, c.Key)
+			i, found := slices.BinarySearchFunc(f.claims, c.Key, cluster.Key.Compare)
+			if found {
+				return // of another port of the Service, which has it
+			}
+			f.claims = slices.Insert(f.claims, i, c.Key)
+			if i == 0 {
+				d.offers[k] = offer{c.Key, p, front}
 			}
 		})
 	}
@@ -154,30 +160,40 @@ func (d *differ) front(k cluster.Key) *front {
 	return next
 }
 
+// offer is what a Service has for a front.
+type offer struct {
+	service cluster.Key
+	port    *proxy.Port
+	front   proxy.Frontend
+}
+
 // findWants finds what the fronts should be: what the first Service that claims
 // one wants it to be, and of that the first port.
 func (d *differ) findWants() {
-	from := func(e *proxy.Entry) {
-		d.eachFront(e, func(k cluster.Key, p *proxy.Port, front proxy.Frontend) {
-			f := d.set[k]
-			if f == nil || len(f.claims) == 0 || f.claims[0] != e.Key || d.wants[k] != nil {
-				return
-			}
-			w := &want{}
-			if !isClusterIP(k) {
-				*w = wantOf(e.Key, p, front)
-			}
-			d.wants[k] = w
-		})
-	}
-	for c := range d.table.Services.Changed(d.old.table) {
-		from(c.New)
-	}
 	for k, f := range d.set {
-		if len(f.claims) > 0 && d.wants[k] == nil {
-			from(d.table.Services.Get(f.claims[0]))
+		if len(f.claims) == 0 {
+			continue
 		}
+		o, ok := d.offers[k]
+		if !ok || o.service != f.claims[0] {
+			o = d.find(k, f.claims[0])
+		}
+		w := &want{}
+		if !isClusterIP(k) {
+			*w = wantOf(o.service, o.port, o.front)
+		}
+		d.wants[k] = w
 	}
+}
+
+// find looks for what a Service that has not changed has for a front.
+func (d *differ) find(k, service cluster.Key) (o offer) {
+	d.eachFront(d.table.Services.Get(service), func(of cluster.Key, p *proxy.Port, front proxy.Frontend) {
+		if of == k && o.port == nil {
+			o = offer{service, p, front}
+		}
+	})
+	return o
 }
 
 // settle counts the goals of each affected front, as they were and as they will

@@ -16,7 +16,7 @@ func Tidy(a *Applied, emit Emit) (*Applied, error) {
 	next := *a
 	next.chains = maps.Clone(a.chains)
 	var unused []string
-	for n := range a.chains {
+	for _, n := range slices.Sorted(maps.Keys(a.chains)) {
 		if a.uses[n] == 0 {
 			d.tx.DeleteElements(a.rules.chainsOf(n), nft.Element{Key: n.mark()})
 			unused = append(unused, n.chain())
@@ -24,7 +24,8 @@ func Tidy(a *Applied, emit Emit) (*Applied, error) {
 		}
 	}
 	specials, ends := map[cluster.Key]*specialChain{}, map[cluster.Key]*endChain{}
-	for k, s := range a.specials.All() {
+	for _, k := range a.specials.Keys() {
+		s := a.specials.Get(k)
 		if s.uses > 0 {
 			continue
 		}
@@ -41,7 +42,8 @@ func Tidy(a *Applied, emit Emit) (*Applied, error) {
 		d.tx.DeleteChain(a.rules.chain(name))
 		d.cut()
 	}
-	for k, e := range a.ends.All() {
+	for _, k := range a.ends.Keys() {
+		e := a.ends.Get(k)
 		if of, ok := ends[k]; ok {
 			e = of
 		}
