@@ -250,6 +250,8 @@ func (a *Agent) answer(batch []*cni.Request) {
 			r.Reply(a.takeOver())
 		case VerbExplain:
 			a.explain(r)
+		case VerbDoctor:
+			a.examine(r)
 		case shim.VerbCNI:
 			calls = append(calls, r)
 		default:

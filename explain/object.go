@@ -3,7 +3,6 @@ package explain
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/podlane/podlane/cluster"
@@ -32,10 +31,20 @@ func ObjectID(o link.Object) string {
 	return fmt.Sprint(o)
 }
 
-// FrontendID names the elements that a frontend has in one of the service maps,
-// which is "services" or "endpoints".
+// FrontendID names the elements that a frontend has in one of the service maps:
+// "services" or "endpoints" for an address, "nodeports" or "nodeport-endpoints"
+// for a NodePort, whose address is unspecified.
 func FrontendID(set string, p cluster.Protocol, a netip.AddrPort) string {
-	return fmt.Sprintf("nft %s %s %s . %s . %d", nft.FamilyOf(a.Addr().Is6()), set, a.Addr(), strings.ToLower(p.String()), a.Port())
+	return fmt.Sprintf("nft %s %s %s", nft.FamilyOf(a.Addr().Is6()), set, frontendKey(p, a))
+}
+
+// frontendKey is the key of a frontend in nft's words.
+func frontendKey(p cluster.Protocol, a netip.AddrPort) string {
+	port := fmt.Sprintf("%s . %d", strings.ToLower(p.String()), a.Port())
+	if a.Addr().IsUnspecified() {
+		return port
+	}
+	return a.Addr().String() + " . " + port
 }
 
 // object gives an object of a Plan's link state, in the words of its text.
@@ -89,28 +98,43 @@ func forwarding(p *plan.Plan, v6 bool) []Object {
 // serviceObjects are the elements that decide: the frontend's, which counts new
 // connections, and the slots of its endpoints.
 func serviceObjects(node string, proto cluster.Protocol, c *ServiceChoice) []Object {
-	f := nft.FamilyOf(c.Frontend.Addr().Is6())
-	r := nftables.NewRuleset(f, nftables.Names[0])
-	key := nft.Concat(nil).Addr(c.Frontend.Addr()).Proto(uint8(proto)).Port(c.Frontend.Port())
-	keyText := r.Services.ElementText(nft.Element{Key: key}, true)
+	front := c.result.Frontend.Addr
+	if !front.IsValid() {
+		return refusalObject(node, c)
+	}
+	r := nftables.NewRuleset(nft.FamilyOf(front.Addr().Is6()), nftables.Names[0])
+	services, endpoints := r.Services, r.Endpoints
+	if front.Addr().IsUnspecified() {
+		services, endpoints = r.NodePorts, r.NodePortEndpoints
+	}
+	key := frontendKey(proto, front)
 	objects := []Object{{
-		ID: FrontendID("services", proto, c.Frontend), Node: node,
-		Text: fmt.Sprintf("nft map %s { %s } of %s", r.Services, keyText, c.Service),
-		Look: fmt.Sprintf("nft get element %s '{ %s }'", r.Services, keyText),
+		ID: FrontendID(services.Name, proto, front), Node: node,
+		Text: fmt.Sprintf("nft map %s { %s } of %s", services, key, c.Service),
+		Look: fmt.Sprintf("nft get element %s '{ %s }'", services, key),
 	}}
-	if len(c.backends) == 0 {
+	if len(c.backends) == 0 || c.result.Affinity {
 		return objects
 	}
-	sorted := slices.SortedFunc(slices.Values(c.backends), netip.AddrPort.Compare)
 	var slots []string
-	for _, b := range sorted {
+	for _, b := range c.backends {
 		slots = append(slots, b.String())
 	}
 	return append(objects, Object{
-		ID: FrontendID("endpoints", proto, c.Frontend), Node: node,
-		Text: fmt.Sprintf("nft map %s { %s . 0 to %d } : %s", r.Endpoints, keyText, len(slots)-1, strings.Join(slots, ", ")),
-		Look: fmt.Sprintf("nft get element %s '{ %s . 0 }'", r.Endpoints, keyText),
+		ID: FrontendID(endpoints.Name, proto, front), Node: node,
+		Text: fmt.Sprintf("nft map %s { %s . slot } : %s", endpoints, key, strings.Join(slots, ", ")),
+		Look: fmt.Sprintf("nft get element %s '{ %s . 0 }'", endpoints, key),
 	})
+}
+
+// refusalObject is what refuses or drops packets to what is no frontend.
+func refusalObject(node string, c *ServiceChoice) []Object {
+	r := nftables.NewRuleset(nft.FamilyOf(c.Frontend.Addr().Is6()), nftables.Names[0])
+	return []Object{{
+		ID: fmt.Sprintf("nft %s %s %s", r.Table.Family, r.ClusterIPs.Name, c.Frontend.Addr()), Node: node,
+		Text: fmt.Sprintf("nft chain %s dispatch, the rules with @%s and the Service CIDRs", r.Table, r.ClusterIPs.Name),
+		Look: fmt.Sprintf("nft list chain %s dispatch", r.Table),
+	}}
 }
 
 func masqueradeObject(node string, v6 bool, hairpin bool) Object {

@@ -22,7 +22,7 @@ import (
 func newObserve() *cobra.Command {
 	cmd := &cobra.Command{Use: "observe", Hidden: true, Short: "Look at this namespace for `podlane explain --verify` and `podlane doctor`", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters())
+	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters(), newObserveExam(), newObserveFeatures())
 	return cmd
 }
 
@@ -149,5 +149,29 @@ func newObserveCounters() *cobra.Command {
 			list = append(list, counterJSON{c.Service, c.Protocol.String(), c.Frontend.String(), c.New})
 		}
 		return printJSON(cmd.OutOrStdout(), list)
+	}}
+}
+
+func newObserveExam() *cobra.Command {
+	var f nodeFlags
+	cmd := &cobra.Command{Use: "exam", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		n, err := f.read()
+		if err != nil {
+			return err
+		}
+		exam, _, err := observe.Examine(n)
+		if err != nil {
+			return err
+		}
+		exam.Try(cmd.Context())
+		return printJSON(cmd.OutOrStdout(), exam)
+	}}
+	f.add(cmd)
+	return cmd
+}
+
+func newObserveFeatures() *cobra.Command {
+	return &cobra.Command{Use: "features", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return printJSON(cmd.OutOrStdout(), observe.Features())
 	}}
 }

@@ -210,16 +210,9 @@ func (v *Verification) judgeCounters() {
 	}
 	if v.Took == nil && v.Probe.Outcome == "answered" {
 		if n, f, ok := v.strayFlow(); ok {
-			v.add(Finding{Node: n, Hop: "service", ID: explain.FrontendID("endpoints", protocolOf(v.Answer), s.Frontend), What: fmt.Sprintf("the connection went to %s, which is none of the endpoints", f.Reply.Src)})
+			v.add(Finding{Node: n, Hop: "service", ID: s.Objects[len(s.Objects)-1].ID, What: fmt.Sprintf("the connection went to %s, which is none of the endpoints", f.Reply.Src)})
 		}
 	}
-}
-
-func protocolOf(a *explain.Answer) cluster.Protocol {
-	if a.Protocol == "UDP" {
-		return cluster.UDP
-	}
-	return cluster.TCP
 }
 
 // strayFlow is a flow of the probe that ends at no predicted endpoint.

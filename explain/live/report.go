@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/podlane/podlane/explain/observe"
+	"github.com/podlane/podlane/plan"
 )
 
 // Report looks at the nodes' kernels from within, and takes their facts from
@@ -36,6 +37,31 @@ func (c *Cluster) Report(ctx context.Context, nodes ...string) (map[string]*obse
 	}
 	return reports, nil
 }
+
+// Exam examines the nodes from within, and tries the ways between them.
+func (c *Cluster) Exam(ctx context.Context, nodes ...string) ([]*observe.Exam, error) {
+	errs := make([]error, len(nodes))
+	found := make([]*observe.Exam, len(nodes))
+	var wait sync.WaitGroup
+	for i, n := range nodes {
+		wait.Go(func() {
+			found[i] = &observe.Exam{}
+			errs[i] = c.observe(ctx, "node/"+n, found[i], append([]string{"exam"}, c.nodeFlags(n)...)...)
+		})
+	}
+	wait.Wait()
+	for i, n := range nodes {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		c.Facts[n] = &found[i].Facts
+		delete(c.Plans, n)
+	}
+	return found, nil
+}
+
+// Plan compiles a node's Plan from its facts, which have been read.
+func (c *Cluster) Plan(node string) *plan.Plan { return c.compile(node) }
 
 // nodeFlags tell the hidden verb "observe" about a node of the lab.
 func (c *Cluster) nodeFlags(node string) []string {

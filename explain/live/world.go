@@ -119,7 +119,16 @@ func (c *Cluster) askAgent(node string) (*observe.Facts, error) {
 	if !s.Synced {
 		return nil, fmt.Errorf("it waits for the cluster's first state")
 	}
-	return observe.FromStatus(s, c.overlay()), nil
+	return fromStatus(s, c.overlay()), nil
+}
+
+// fromStatus takes the facts that an agent tells of itself.
+func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
+	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}}
+	for _, p := range s.Pods {
+		f.Pods = append(f.Pods, observe.PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
+	}
+	return f
 }
 
 // World gives what explain walks through. Plans are compiled when the walk comes

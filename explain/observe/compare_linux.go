@@ -119,8 +119,8 @@ func linkDiffers(o link.LinkObject) string {
 	return strings.Join(what, ", ")
 }
 
-// element finds the frontend in an nft command about one of the maps.
-var element = regexp.MustCompile(`^(\S+) element (ip6?) \S+ (\S+) \{ (\S+ \. (?:tcp|udp|sctp) \. \d+)`)
+// element finds the set and the key in an nft command about an element.
+var element = regexp.MustCompile(`^(\S+) element (ip6?) \S+ (\S+) \{ (.*?)(?: counter .*| comment .*| : .*)? \}$`)
 
 // compareServices compares the service tables of a family. Endpoints are read
 // one by one, which the kernel finds by their keys.
@@ -145,7 +145,7 @@ func compareServices(conn *nft.Conn, f nft.Family, p *plan.Plan) ([]Difference, 
 	}
 	r := nftables.NewRuleset(f, forced[0].Name)
 	for _, front := range mapped(p.Table, f) {
-		if id := explain.FrontendID("services", front.protocol, front.addr); broken[id] || broken[tableID(f)] {
+		if id := explain.FrontendID(front.services, front.protocol, front.addr); broken[id] || broken[tableID(f)] {
 			continue
 		}
 		if d, differs := compareSlots(conn, r, p.Node, front); differs {
@@ -165,20 +165,32 @@ func serviceDifference(node string, f nft.Family, line string) Difference {
 	}
 	if m := element.FindStringSubmatch(line); m != nil {
 		what := map[string]string{"create": "is missing", "add": "is missing", "delete": "is not as wanted"}[m[1]]
-		return Difference{ID: fmt.Sprintf("nft %s %s %s", m[2], m[3], m[4]), Node: node, What: what, Mend: "nft '" + line + "'"}
+		return Difference{ID: fmt.Sprintf("nft %s %s %s", m[2], m[3], keyOf(m[3], m[4])), Node: node, What: what, Mend: "nft '" + line + "'"}
 	}
 	return Difference{ID: "nft " + line, Node: node, What: "is missing or not as wanted", Mend: "nft '" + line + "'"}
 }
 
-// frontend is one that the endpoints map serves.
-type frontend struct {
-	protocol cluster.Protocol
-	addr     netip.AddrPort
-	backends []netip.AddrPort
+// keyOf is a key without the slot of an endpoint.
+func keyOf(set, key string) string {
+	key, _, _ = strings.Cut(key, ", ")
+	if strings.HasSuffix(set, "endpoints") {
+		if i := strings.LastIndex(key, " . "); i > 0 {
+			return key[:i]
+		}
+	}
+	return key
 }
 
-// mapped gives the cluster IPs of a family that have endpoints and no affinity:
-// those are in the endpoints map by their own address.
+// frontend is one with its slots.
+type frontend struct {
+	protocol            cluster.Protocol
+	addr                netip.AddrPort // unspecified: a NodePort
+	services, endpoints string         // the maps' names
+	slots               map[uint32][]netip.AddrPort
+}
+
+// mapped gives the frontends of a family whose endpoints are in slots: all that
+// have endpoints and no affinity.
 func mapped(t *proxy.Table, f nft.Family) []frontend {
 	var list []frontend
 	seen := map[string]bool{}
@@ -188,9 +200,8 @@ func mapped(t *proxy.Table, f nft.Family) []frontend {
 			p := &e.Ports[i]
 			for _, fr := range p.Frontends {
 				key := fmt.Sprint(p.Protocol, fr.Addr)
-				way := p.Way(fr)
-				if fr.Kind == proxy.ClusterIP && nft.FamilyOf(fr.Addr.Addr().Is6()) == f && p.Affinity == 0 && len(way.Backends) > 0 && !seen[key] {
-					list = append(list, frontend{p.Protocol, fr.Addr, way.Backends})
+				if nft.FamilyOf(fr.Addr.Addr().Is6()) == f && p.Affinity == 0 && !seen[key] {
+					list = append(list, frontendOf(p, fr))
 				}
 				seen[key] = true
 			}
@@ -199,35 +210,60 @@ func mapped(t *proxy.Table, f nft.Family) []frontend {
 	return list
 }
 
+// frontendOf is as proxy/nftables places endpoints: those for clients on the node
+// come first, and the node's own beginning with LocalSlot where both differ.
+func frontendOf(p *proxy.Port, fr proxy.Frontend) frontend {
+	f := frontend{protocol: p.Protocol, addr: fr.Addr, services: "services", endpoints: "endpoints", slots: map[uint32][]netip.AddrPort{}}
+	if fr.Kind == proxy.NodePort {
+		f.services, f.endpoints = "nodeports", "nodeport-endpoints"
+	}
+	if way := p.Way(fr); way.Short {
+		f.slots[0], f.slots[nftables.LocalSlot] = way.Inside, way.Backends
+	} else {
+		f.slots[0] = way.Backends
+	}
+	return f
+}
+
 // compareSlots compares the slots of a frontend with its endpoints, in whatever
 // order.
 func compareSlots(conn *nft.Conn, r nftables.Ruleset, node string, f frontend) (Difference, bool) {
-	d := Difference{ID: explain.FrontendID("endpoints", f.protocol, f.addr), Node: node, Mend: "podlane agent makes it right when it runs; restart it"}
-	have := map[string]bool{}
-	want := map[string]bool{}
-	for i := range f.backends {
-		want[slot(f.backends[i])] = true
-		key := nft.Concat(nil).Addr(f.addr.Addr()).Proto(uint8(f.protocol)).Port(f.addr.Port()).Mark(uint32(i))
-		e, err := conn.GetElement(r.Endpoints, key)
-		if err != nil {
-			d.What = fmt.Sprintf("slot %d of %d is missing", i, len(f.backends))
-			return d, true
-		}
-		have[string(e.Data)] = true
+	d := Difference{ID: explain.FrontendID(f.endpoints, f.protocol, f.addr), Node: node, Mend: "podlane agent makes it right when it runs; restart it"}
+	set, key := r.Endpoints, nft.Concat(nil).Addr(f.addr.Addr())
+	if f.addr.Addr().IsUnspecified() {
+		set, key = r.NodePortEndpoints, nil
 	}
-	for data := range have {
-		if !want[data] {
-			d.What = fmt.Sprintf("a slot leads to %s, which is no endpoint", slotText(data))
-			return d, true
+	key = key.Proto(uint8(f.protocol)).Port(f.addr.Port())
+	for first, backends := range f.slots {
+		have, want := map[string]bool{}, map[string]bool{}
+		for i, b := range backends {
+			want[slot(b)] = true
+			e, err := conn.GetElement(set, slices.Clone(key).Mark(first+uint32(i)))
+			if err != nil {
+				d.What = fmt.Sprintf("slot %d of %d is missing", i, len(backends))
+				return d, true
+			}
+			have[string(e.Data)] = true
 		}
-	}
-	for data := range want {
-		if !have[data] {
-			d.What = fmt.Sprintf("no slot leads to %s", slotText(data))
+		if d.What = slotsDiffer(have, want); d.What != "" {
 			return d, true
 		}
 	}
 	return d, false
+}
+
+func slotsDiffer(have, want map[string]bool) string {
+	for data := range have {
+		if !want[data] {
+			return fmt.Sprintf("a slot leads to %s, which is no endpoint", slotText(data))
+		}
+	}
+	for data := range want {
+		if !have[data] {
+			return fmt.Sprintf("no slot leads to %s", slotText(data))
+		}
+	}
+	return ""
 }
 
 func slot(b netip.AddrPort) string {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/kernel/link"
@@ -31,15 +30,6 @@ type PodLink struct {
 	MAC   string       `json:"mac"`
 	MTU   int          `json:"mtu"`
 	Addrs []netip.Addr `json:"addrs"`
-}
-
-// FromStatus takes the facts that an agent tells of itself.
-func FromStatus(s *agent.Status, o overlay.Config) *Facts {
-	f := &Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []PodLink{}}
-	for _, p := range s.Pods {
-		f.Pods = append(f.Pods, PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
-	}
-	return f
 }
 
 // FromRecord takes the facts from the allocation record on disk.

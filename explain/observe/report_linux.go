@@ -9,7 +9,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
@@ -53,16 +52,27 @@ func Look(n Node) (*Report, *plan.Plan, error) {
 		return nil, nil, err
 	}
 	record, recordErr := cni.ReadRecord(filepath.Join(n.StateDir, "allocations", "v1"))
-	r := &Report{Facts: *FromRecord(n.Name, underlay, n.Overlay, record)}
+	facts := FromRecord(n.Name, underlay, n.Overlay, record)
+	p := facts.Plan(n.Snapshot)
+	r, err := compareWith(p, *facts)
+	if err != nil {
+		return nil, nil, err
+	}
 	r.note(recordErr)
-	p := r.Plan(n.Snapshot)
+	r.Agent = agentTrouble(filepath.Join(n.RunDir, "agent.sock"))
+	return r, p, nil
+}
+
+// compareWith makes the Report of the node that a Plan is for.
+func compareWith(p *plan.Plan, facts Facts) (*Report, error) {
+	r := &Report{Facts: facts}
+	var err error
 	if r.Differences, err = Compare(p); err != nil {
-		return nil, nil, fmt.Errorf("node %s: %w", n.Name, err)
+		return nil, fmt.Errorf("node %s: %w", p.Node, err)
 	}
 	r.Foreign, err = ForeignDrops()
 	r.note(err)
-	r.Agent = agentTrouble(filepath.Join(n.RunDir, "agent.sock"))
-	return r, p, nil
+	return r, nil
 }
 
 func (r *Report) note(err error) {
@@ -71,9 +81,12 @@ func (r *Report) note(err error) {
 	}
 }
 
+// verbStatus is agent.VerbStatus; the agent uses this package.
+const verbStatus = "status"
+
 // agentTrouble says what is wrong with the agent of a socket, or "".
 func agentTrouble(socket string) string {
-	reply, err := shim.Ask(socket, shim.Request{Verb: agent.VerbStatus}, 3*time.Second)
+	reply, err := shim.Ask(socket, shim.Request{Verb: verbStatus}, 3*time.Second)
 	if err != nil {
 		return "does not answer: " + err.Error()
 	}
