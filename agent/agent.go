@@ -23,6 +23,7 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
@@ -54,6 +55,7 @@ type Config struct {
 	Runtime  install.Runtime
 	Server   install.Server // for the status
 	Probes   string         // address of /healthz and /readyz; "" is none
+	Egress   egress.Config
 	Log      *slog.Logger
 	Operations
 }
@@ -69,6 +71,7 @@ type Agent struct {
 
 	operations *operations // beside the services
 	serving    *serving
+	leaving    *leaving
 	snapshot   *cluster.Snapshot // nil before the first sync
 	plan       *plan.Plan        // the last one compiled; nil before the first sync
 
@@ -84,7 +87,7 @@ type Agent struct {
 func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
 	a.operations = newOperations(c, a.log)
-	a.serving = newServing(c)
+	a.serving, a.leaving = newServing(c), newLeaving(c.Egress)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -163,12 +166,14 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			a.links.doubt()
 		case e := <-a.services.notices:
 			a.services.changed(e)
+			a.leaving.changed(e)
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
 			a.operations.tick(ctx, &a.services)
 		case <-audit.C:
 			a.services.audit(a.plan)
+			a.leaving.doubt()
 		case <-retry.C:
 		case <-tidy.C:
 			a.services.tidy()
@@ -188,7 +193,7 @@ func (a *Agent) apply() error {
 	if a.snapshot == nil {
 		return nil
 	}
-	err := errors.Join(a.compile(), a.links.apply(a.plan), a.serveServices())
+	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan), a.serveServices())
 	if err == nil {
 		a.applied = a.snapshot.Version
 	}

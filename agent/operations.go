@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
@@ -106,6 +108,7 @@ func (o *operations) decide(ctx context.Context, s *services) {
 		mode = takeover.Auto
 	}
 	tables, err := s.conn.Tables()
+	tables = slices.DeleteFunc(tables, func(t nft.Table) bool { return t.Name == egress.Name })
 	if err != nil {
 		o.log.Warn("service proxy", "err", err)
 	}

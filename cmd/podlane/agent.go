@@ -82,6 +82,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	leave, err := f.install.egress()
+	if err != nil {
+		return err
+	}
 	server, err := f.server()
 	if err != nil {
 		return err
@@ -96,7 +100,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
+		Egress: leave, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 

@@ -3,12 +3,15 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
 )
 
@@ -19,6 +22,8 @@ type installFlags struct {
 	binDir, confDir   string
 	socket, procSys   string
 	probes            string
+	masquerade        bool
+	exclude           string
 	cleanup, thenWait bool
 }
 
@@ -30,8 +35,23 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&i.socket, "cni-socket", "", "the agent's socket as the container runtime sees it (default agent.sock in --run-dir)")
 	fl.StringVar(&i.procSys, "proc-sys", "", "where /proc/sys of the node can be written (default /proc/sys)")
 	fl.StringVar(&i.probes, "probe-bind-address", "", "address of /healthz and /readyz for the kubelet's probes; \"\" is none")
+	fl.BoolVar(&i.masquerade, "masquerade", false, "give what pods send out of the cluster the node's address")
+	fl.StringVar(&i.exclude, "masquerade-exclude", "", "destinations that have routes to pods: CIDR,CIDR")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
 	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
+}
+
+// egress reads what leaves the cluster with which address.
+func (i installFlags) egress() (egress.Config, error) {
+	c := egress.Config{On: i.masquerade}
+	for _, text := range strings.FieldsFunc(i.exclude, func(r rune) bool { return r == ',' || r == ' ' }) {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return c, fmt.Errorf("--masquerade-exclude %q: want CIDR,CIDR: %w", text, err)
+		}
+		c.Exclude = append(c.Exclude, p)
+	}
+	return c, nil
 }
 
 // server finds the API server for an agent that has the service account of its pod

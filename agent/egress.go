@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/egress"
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/plan"
+)
+
+// leaving keeps the table that masquerades what leaves the cluster.
+type leaving struct {
+	config  egress.Config
+	nodes   *cluster.Map[cluster.Node]  // for which it was compiled; nil after a doubt
+	applied map[nft.Family]egress.Rules // what the kernel has
+}
+
+func newLeaving(c egress.Config) *leaving {
+	return &leaving{config: c, applied: map[nft.Family]egress.Rules{}}
+}
+
+// doubt says that the kernel may have other rules.
+func (l *leaving) doubt() { l.nodes = nil; clear(l.applied) }
+
+// changed is told of changes of tables by somebody else.
+func (l *leaving) changed(e nft.Event) {
+	if e.Lost || e.Table.Name == egress.Name {
+		l.doubt()
+	}
+}
+
+// apply brings the rules to the kernel. It is cheap while the nodes are the same.
+func (l *leaving) apply(conn *nft.Conn, p *plan.Plan) error {
+	if l.nodes != nil && sameNodes(*l.nodes, p.Snapshot.Nodes) {
+		return nil
+	}
+	var errs []error
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		if err := l.applyFamily(conn, f, egress.Compile(l.config, p.Node, p.Snapshot.Nodes, f)); err != nil {
+			errs = append(errs, fmt.Errorf("masquerading, %s: %w", f, err))
+		}
+	}
+	if len(errs) == 0 {
+		l.nodes = &p.Snapshot.Nodes
+	}
+	return errors.Join(errs...)
+}
+
+func sameNodes(a, b cluster.Map[cluster.Node]) bool {
+	for range b.Changed(a) {
+		return false
+	}
+	return true
+}
+
+func (l *leaving) applyFamily(conn *nft.Conn, f nft.Family, r egress.Rules) error {
+	if had, known := l.applied[f]; known && had.Equal(r) {
+		return nil
+	}
+	delete(l.applied, f)
+	tx := r.Tx(f)
+	if len(r.Sources) == 0 {
+		var err error
+		if tx, err = withoutTable(conn, nft.Table{Family: f, Name: egress.Name}); err != nil {
+			return err
+		}
+	}
+	if err := conn.Commit(tx); err != nil {
+		return err
+	}
+	l.applied[f] = r
+	return nil
+}
+
+// withoutTable deletes a table where there is one.
+func withoutTable(conn *nft.Conn, t nft.Table) (*nft.Tx, error) {
+	tx := &nft.Tx{}
+	tables, err := conn.Tables()
+	if slices.Contains(tables, t) {
+		tx.DeleteTable(t)
+	}
+	return tx, err
+}
