@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 need := $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: build demo test lint bench help check-go
+.PHONY: build demo test lint bench bench-proxy test-kubeproxy help check-go
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -35,3 +35,9 @@ lint: check-go ## go vet, staticcheck, gofmt
 
 bench: check-go ## the Go benchmarks (go test -run '^$$' -bench . ./...)
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-proxy: check-go ## the service proxy beside kube-proxy, 30 min, root, a quiet machine (cd test/kubeproxy && go run ./cmd/bench)
+	cd test/kubeproxy && $(GO) run ./cmd/bench $(BENCH_FLAGS)
+
+test-kubeproxy: check-go ## a takeover from the real kube-proxy, root (cd test/kubeproxy && go test ./...)
+	cd test/kubeproxy && $(GO) test ./...
