@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 need := $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: build demo test lint bench bench-proxy test-kubeproxy help check-go
+.PHONY: build demo test lint bench bench-dns bench-proxy test-kubeproxy help check-go
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -41,3 +41,8 @@ bench-proxy: check-go ## the service proxy beside kube-proxy, 30 min, root, a qu
 
 test-kubeproxy: check-go ## a takeover from the real kube-proxy, root (cd test/kubeproxy && go test ./...)
 	cd test/kubeproxy && $(GO) test ./...
+
+bench-dns: check-go ## podlane dns and CoreDNS 1.15.0 over one kube-apiserver: table, and bin/bench-dns.json (cd test/dns && go run ./bench)
+	@command -v dnsperf >/dev/null || { echo "bench-dns needs dnsperf (Debian: apt-get install dnsperf)" >&2; exit 1; }
+	@mkdir -p bin
+	cd test/dns && $(GO) run ./bench -json ../../bin/bench-dns.json
