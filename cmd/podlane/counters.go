@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 
@@ -20,13 +21,15 @@ type counterJSON struct {
 }
 
 func newCounters() *cobra.Command {
-	var asJSON bool
+	var asJSON, endpoints bool
 	cmd := &cobra.Command{
 		Use:   "counters [NAMESPACE/SERVICE]",
 		Short: "Print how many connections to each Service this node's kernel has balanced",
 		Long: `Print how many new connections to each Service port the kernel of this node has seen, from the counters of the rules themselves.
-It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN.`,
-		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service",
+It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN.
+
+With --endpoints it prints how many went to each endpoint, of the Services that ask for it by the annotation podlane.dev/count-endpoints="true".`,
+		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service\n  podlane counters --endpoints default/nginx-service",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			conn, err := nft.Dial(0)
@@ -34,6 +37,9 @@ It asks the kernel, not the agent, so it works with no agent running. It needs C
 				return err
 			}
 			defer conn.Close()
+			if endpoints {
+				return printEndpointCounts(cmd.OutOrStdout(), conn, args, asJSON)
+			}
 			counts, err := apply.Counts(conn)
 			if err != nil {
 				return err
@@ -59,5 +65,36 @@ It asks the kernel, not the agent, so it works with no agent running. It needs C
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&endpoints, "endpoints", false, "print the counters of endpoints")
 	return cmd
+}
+
+type endpointCounterJSON struct {
+	Service  string `json:"service"`
+	Protocol string `json:"protocol"`
+	Endpoint string `json:"endpoint"`
+	New      uint64 `json:"newConnections"`
+}
+
+func printEndpointCounts(w io.Writer, conn *nft.Conn, args []string, asJSON bool) error {
+	counts, err := apply.EndpointCounts(conn, strings.Join(args, ""))
+	if err != nil {
+		return err
+	}
+	if len(args) == 1 && len(counts) == 0 {
+		return fmt.Errorf("service %s has no counters of endpoints: annotate it with podlane.dev/count-endpoints=\"true\"", args[0])
+	}
+	lines := []endpointCounterJSON{}
+	for _, c := range counts {
+		lines = append(lines, endpointCounterJSON{c.Service, c.Protocol.String(), c.Endpoint.String(), c.New})
+	}
+	if asJSON {
+		return printJSON(w, lines)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "SERVICE\tPROTOCOL\tENDPOINT\tNEW CONNECTIONS")
+	for _, l := range lines {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", l.Service, l.Protocol, l.Endpoint, l.New)
+	}
+	return t.Flush()
 }

@@ -346,7 +346,7 @@ func TestFlushChain(t *testing.T) {
 	tx.AddRule(there, Rule{Parts: []Part{L4Is(6, "tcp"), Do(Drop, "")}, Comment: "two"})
 	commit(t, c, tx)
 	rules, err := c.Rules(testTable)
-	if err != nil || fmt.Sprint(rules) != "[{there one [immediate]} {there two [meta cmp immediate]}]" {
+	if err != nil || fmt.Sprint(rules) != "[{there one [immediate] {0 0}} {there two [meta cmp immediate] {0 0}}]" {
 		t.Errorf("rules %v, %v", rules, err)
 	}
 	tx = &Tx{}

@@ -47,6 +47,7 @@ type RuleInfo struct {
 	Chain   string
 	Comment string
 	Exprs   []string // the names of its expressions
+	Counter Counter  // of its counter, where it has one
 }
 
 // Info gives what will be read back of the rule in a chain.

@@ -171,16 +171,23 @@ func parseRule(m message) (r RuleInfo, table string) {
 		case ruleUserdata:
 			r.Comment = parseComment(v)
 		case ruleExpressions:
-			each(v, func(_ uint16, v []byte) {
-				each(v, func(typ uint16, v []byte) {
-					if typ == exprName {
-						r.Exprs = append(r.Exprs, cstr(v))
-					}
-				})
-			})
+			each(v, func(_ uint16, v []byte) { r.addExpr(v) })
 		}
 	})
 	return r, table
+}
+
+func (r *RuleInfo) addExpr(b []byte) {
+	name := ""
+	each(b, func(typ uint16, v []byte) {
+		if typ == exprName {
+			name = cstr(v)
+		}
+	})
+	r.Exprs = append(r.Exprs, name)
+	if name == "counter" {
+		r.Counter = *parseCounter(b)
+	}
 }
 
 // Elements reads all elements of a set, in no particular order. The kernel walks

@@ -127,6 +127,17 @@ func (tx *Tx) elements(v verb, s Set, es []Element) {
 	tx.push(txOp{verb: v, set: &s, elems: append([]Element(nil), es...)})
 }
 
+// EachElement gives every element that the transaction deletes or creates, in
+// order. f may give those to be created a Counter to begin with.
+func (tx *Tx) EachElement(f func(s Set, deleted bool, e *Element)) {
+	for i := range tx.ops {
+		o := &tx.ops[i]
+		for j := range o.elems {
+			f(*o.set, o.verb == del, &o.elems[j])
+		}
+	}
+}
+
 func (tx *Tx) check(v verb, s Set, e *Element) {
 	if len(e.Key) != width(s.Key) {
 		tx.fail("nft element of %s: key of %d bytes, want %d", s, len(e.Key), width(s.Key))

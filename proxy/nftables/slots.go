@@ -61,7 +61,7 @@ func (d *differ) writeFront(k cluster.Key) {
 	var next front
 	if w != nil {
 		next = front{claims: f.claims, there: true, comment: w.comment, to: d.goals.number(w.to), sources: d.ref(w.sources), inside: d.ref(w.inside)}
-		recount := counted(w.comment) != counted(f.comment)
+		recount := Counted(w.comment) != Counted(f.comment)
 		next.slots, next.slotCount = place(f.slots, w.slots), len(w.slots)
 		next.local, next.localCount = place(f.local, w.local), len(w.local)
 		d.slots(k, f, slotsOf{f.slots, f.slotCount, next.slots, 0, recount})

@@ -77,7 +77,7 @@ const endPrefix = "to-"
 // endChain notes the client and sends it to the endpoint. These are two rules: in
 // a set that is full there is no room for the client, but it goes on.
 func (r Ruleset) endChain(e end) ruled {
-	to := nft.Rule{Parts: []nft.Part{nft.DNAT(e.to)}, Comment: clip(e.owner)}
+	to := nft.Rule{Parts: []nft.Part{nft.DNAT(e.to)}, Comment: clip(e.owner + " " + e.to.String())}
 	if e.count {
 		to.Parts = []nft.Part{nft.Count(), nft.DNAT(e.to)}
 	}

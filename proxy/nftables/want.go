@@ -109,8 +109,9 @@ func (w *want) describe(owner string) {
 	w.comment = owner[:min(len(owner), nft.MaxComment-len(tail))] + tail
 }
 
-// counted says by a comment that endpoints have counters.
-func counted(comment string) bool { return strings.Contains(comment, " +") }
+// Counted says by the comment of a frontend's element that its endpoints have
+// counters.
+func Counted(comment string) bool { return strings.Contains(comment, " +") }
 
 // inOrder gives backends sorted and without duplicates. A proxy.Table has them so;
 // where one had not, the slots would be fewer than the number that is written, and

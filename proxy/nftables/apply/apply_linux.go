@@ -47,8 +47,12 @@ type Applier struct {
 // stays the caller's.
 func New(conn *nft.Conn, families ...nft.Family) *Applier {
 	a := &Applier{}
+	commit := func(tx *nft.Tx) error {
+		keepCounters(conn, tx)
+		return conn.Commit(tx)
+	}
 	for _, f := range families {
-		a.families = append(a.families, &family{conn: conn, commit: conn.Commit, family: f})
+		a.families = append(a.families, &family{conn: conn, commit: commit, family: f})
 	}
 	return a
 }
@@ -168,7 +172,7 @@ func (a *Applier) Remove() error {
 // family is the table of one address family.
 type family struct {
 	conn    *nft.Conn
-	commit  nftables.Emit // conn.Commit, but for tests
+	commit  nftables.Emit // conn.Commit, with keepCounters
 	family  nft.Family
 	applied *nftables.Applied // nil: not known
 	rebuild bool              // what is there is not to be adopted
