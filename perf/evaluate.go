@@ -193,7 +193,7 @@ func usable(r *qperf.Result, t qperf.Test) error {
 	switch {
 	case r.Version != 1 || r.Test != t:
 		return fmt.Errorf("the client answered with version %d of a %q", r.Version, r.Test)
-	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP()):
+	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP() && t != qperf.Rest):
 		return errors.New("the client's answer has parts missing")
 	case t.Unit() != "" && !(r.Value() > 0):
 		return errors.New("nothing was received")

@@ -91,7 +91,7 @@ func same(string, qperf.Test, int) float64 { return 1 }
 // Of 1,000 runs of paths that are all the same at most 65 may find any difference, over all
 // paths and tests together: 50 are to be expected, and 15 is two standard deviations.
 func TestSimulation_noFalseVerdicts(t *testing.T) {
-	for _, name := range []string{"noise.json", "quiet.json"} {
+	for _, name := range []string{"noise.json", "quiet.json"} { // of a busy machine, and of one with nothing else to do
 		t.Run(name, func(t *testing.T) {
 			n := loadNoise(t, name)
 			random := rand.New(rand.NewPCG(21, 22))

@@ -43,7 +43,7 @@ Nothing of the machine's own network is touched, and nothing stays after "podlan
 	}
 	name := cmd.PersistentFlags().String("name", lab.DefaultName, "the lab's name: labs of different names run side by side")
 	cmd.AddCommand(newLabUp(name), newLabStatus(name), newLabExec(name), newLabApply(name), newLabDelete(name),
-		newLabAgents(name), newLabLogs(name), newLabDown(name), newLabDemo(name), newLabHold(), newLabStandIn(), newLabClient())
+		newLabAgents(name), newLabLogs(name), newLabDown(name), newLabDemo(name), newLabPerf(name), newLabHold(), newLabStandIn(), newLabClient())
 	return cmd
 }
 

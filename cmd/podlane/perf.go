@@ -15,11 +15,11 @@ import (
 func newPerf() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "perf",
-		Short: "Measure the network as qperf does, to and from the real qperf too",
+		Short: "Measure what the network costs, and tell whether that has changed",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPerfServer(), newPerfClient())
+	cmd.AddCommand(newPerfCompare(), newPerfGuard(), newPerfReport(), newPerfServer(), newPerfClient())
 	return cmd
 }
 

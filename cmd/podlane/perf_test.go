@@ -13,7 +13,7 @@ import (
 )
 
 // perf runs the program with these words after "perf".
-func perf(ctx context.Context, words ...string) (status int, stdout, stderr string) {
+func perfVerb(ctx context.Context, words ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	status = run(ctx, append([]string{"podlane", "perf"}, words...), strings.NewReader(""), &out, &errs)
 	return status, out.String(), errs.String()
@@ -31,11 +31,11 @@ func TestPerf_serverAndClient(t *testing.T) {
 	go func() {
 		done <- run(ctx, []string{"podlane", "perf", "server", "-lp", port}, nil, io.Discard, io.Discard)
 	}()
-	status, out, errs := perf(ctx, "client", "127.0.0.1", "-lp", port, "-t", "100ms", "-v", "tcp_lat", "conf")
+	status, out, errs := perfVerb(ctx, "client", "127.0.0.1", "-lp", port, "-t", "100ms", "-v", "tcp_lat", "conf")
 	if status != 0 || errs != "" || !strings.HasPrefix(out, "tcp_lat:\n    latency ") || !strings.Contains(out, "rem_qperf  =  0.4.11") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
-	status, out, _ = perf(ctx, "client", "--json", "-t", "100ms", "--lp", port, "127.0.0.1", "udp_lat", "udp_bw")
+	status, out, _ = perfVerb(ctx, "client", "--json", "-t", "100ms", "--lp", port, "127.0.0.1", "udp_lat", "udp_bw")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	var result struct{ Test string }
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); status != 0 || err != nil || len(lines) != 2 || result.Test != "udp_bw" {
@@ -54,12 +54,12 @@ func TestPerf_serverAndClient(t *testing.T) {
 
 func TestPerf_badCommandLines(t *testing.T) {
 	for _, line := range []string{"client", "client HOST", "client HOST tcp_xx", "client HOST -t x tcp_bw", "server extra", "server --nope", "server --addr nonsense", "server --lp 70000"} {
-		if status, out, errs := perf(context.Background(), strings.Fields(line)...); status == 0 || out != "" || strings.Count(errs, "\n") != 1 {
+		if status, out, errs := perfVerb(context.Background(), strings.Fields(line)...); status == 0 || out != "" || strings.Count(errs, "\n") != 1 {
 			t.Errorf("perf %s: status %d, stdout %q, stderr %q", line, status, out, errs)
 		}
 	}
 	for _, line := range []string{"server --help", "client --help", "client -h", ""} {
-		if status, out, _ := perf(context.Background(), strings.Fields(line)...); status != 0 || !strings.Contains(out, "Usage:") {
+		if status, out, _ := perfVerb(context.Background(), strings.Fields(line)...); status != 0 || !strings.Contains(out, "Usage:") {
 			t.Errorf("perf %s: status %d, %q", line, status, out)
 		}
 	}

@@ -1,0 +1,176 @@
+package rig
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/perf"
+)
+
+// What the witnesses count.
+const (
+	connections = "connections through the Service" // by the rules' own counters
+	tunnelled   = "packets in the overlay"          // by the device's
+)
+
+// paths gives node to node once, and the others for each lab.
+func (r *rig) paths() ([]perf.Path, error) {
+	var all []perf.Path
+	for i, b := range r.labs {
+		list, err := r.pathsOf(b)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range list {
+			switch {
+			case p.Name != perf.NodeNode:
+				p.Name = r.named(p.Name, b)
+			case i > 0:
+				continue
+			}
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+// named tells the labs' paths apart where there are several.
+func (r *rig) named(path string, b *bench) string {
+	if len(r.labs) == 1 {
+		return path
+	}
+	return path + "/" + b.overlay
+}
+
+func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
+	node := ""
+	for _, n := range b.status.Nodes {
+		if n.Name == far && len(n.Addresses) > 0 {
+			node = n.Addresses[0]
+		}
+	}
+	server, err := netip.ParseAddr(b.server.IPs[0])
+	if err != nil || node == "" {
+		return nil, errors.Join(errors.New("no address to measure to"), err)
+	}
+	pod, clusterIP := server.String(), b.service.ClusterIPs[0]
+	clientPod, neighbour, self := namespace+"/client", namespace+"/neighbour", namespace+"/server"
+	list := []perf.Path{
+		r.path(b, perf.NodeNode, "node/"+near, node, near, &perf.Proof{Still: map[string]uint64{connections: 0}}),
+		r.path(b, perf.PodPod, clientPod, pod, near, b.through(server, false, true)),
+		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.through(server, true, true)),
+	}
+	for _, name := range r.Further {
+		switch name {
+		case NodePod:
+			list = append(list, r.path(b, name, "node/"+near, pod, near, b.through(server, false, true)))
+		case SameNode:
+			list = append(list, r.path(b, name, neighbour, pod, far, b.through(server, false, false)))
+		case Hairpin:
+			list = append(list, r.path(b, name, self, clusterIP, far, b.through(server, true, false)))
+		case NodePort:
+			p := r.path(b, name, "node/"+near, node, far, b.through(server, true, false))
+			p.ControlPort, p.DataPort = 30400, 30401
+			list = append(list, p)
+		}
+	}
+	return list, nil
+}
+
+// path makes one; its witnesses are those of the node given.
+func (r *rig) path(b *bench, name, from, address, witness string, proof *perf.Proof) perf.Path {
+	proof.Witness = r.witness(b, witness)
+	return perf.Path{Name: name, Address: address, Proof: proof, Exec: func(ctx context.Context, argv []string) ([]byte, error) {
+		out, err := b.client.Output(ctx, from, argv...)
+		return []byte(out), err
+	}}
+}
+
+// through is what must be seen of a path to the server: whether it crosses the Service, and
+// whether it crosses from node to node, which is the overlay's part.
+func (b *bench) through(server netip.Addr, service, nodes bool) *perf.Proof {
+	p := &perf.Proof{Servers: []netip.Addr{server}, Translated: service, Still: map[string]uint64{}}
+	if service {
+		p.Moves = append(p.Moves, connections)
+	} else {
+		p.Still[connections] = 0
+	}
+	switch {
+	case !nodes:
+	case b.overlay == string(overlay.VXLAN):
+		p.Moves = append(p.Moves, tunnelled)
+	case b.overlay == string(overlay.Direct):
+		p.Still[tunnelled] = 0
+	}
+	return p
+}
+
+// witness reads both counters of a node with one command.
+func (r *rig) witness(b *bench, node string) func(context.Context) (map[string]uint64, error) {
+	return func(ctx context.Context) (map[string]uint64, error) {
+		out, err := b.client.Output(ctx, "node/"+node, "sh", "-c", `cat /proc/net/dev && exec "$0" counters --json "$1"`, r.self, namespace+"/"+service)
+		if err != nil {
+			return nil, err
+		}
+		return readWitness(out)
+	}
+}
+
+// readWitness reads /proc/net/dev, followed by what `podlane counters --json` prints.
+func readWitness(text string) (map[string]uint64, error) {
+	devices, counters, ok := strings.Cut(text, "\n[")
+	if !ok {
+		return nil, fmt.Errorf("not counters: %q", text)
+	}
+	var lines []struct {
+		New uint64 `json:"new_connections"`
+	}
+	if err := json.Unmarshal([]byte("["+counters), &lines); err != nil {
+		return nil, fmt.Errorf("counters: %w", err)
+	}
+	moved := map[string]uint64{connections: 0, tunnelled: 0}
+	for _, l := range lines {
+		moved[connections] += l.New
+	}
+	for line := range strings.Lines(devices) {
+		name, numbers, _ := strings.Cut(line, ":")
+		fields := strings.Fields(numbers)
+		if !strings.HasPrefix(strings.TrimSpace(name), "pl-vxlan") || len(fields) < 10 {
+			continue
+		}
+		for _, i := range []int{1, 9} { // packets received and sent
+			n, err := strconv.ParseUint(fields[i], 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("/proc/net/dev: %w", err)
+			}
+			moved[tunnelled] += n
+		}
+	}
+	return moved, nil
+}
+
+// parts are what the way is made of: with both overlays, encapsulation is told from veth and routing.
+func (r *rig) parts() []perf.Part {
+	direct := slices.IndexFunc(r.labs, func(b *bench) bool { return b.overlay == string(overlay.Direct) })
+	vxlan := slices.IndexFunc(r.labs, func(b *bench) bool { return b.overlay == string(overlay.VXLAN) })
+	if direct >= 0 && vxlan >= 0 {
+		d, v := r.labs[direct], r.labs[vxlan]
+		return []perf.Part{
+			{Name: "veth and routing", From: perf.NodeNode, To: r.named(perf.PodPod, d)},
+			{Name: "encapsulation", From: r.named(perf.PodPod, d), To: r.named(perf.PodPod, v)},
+			{Name: "Service translation", From: r.named(perf.PodPod, v), To: r.named(perf.PodServicePod, v)},
+		}
+	}
+	b := r.labs[0]
+	return []perf.Part{
+		{Name: "pod network", From: perf.NodeNode, To: r.named(perf.PodPod, b)},
+		{Name: "Service translation", From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)},
+	}
+}

@@ -1,0 +1,261 @@
+// Package rig measures the paths of labs: it brings up a lab for each overlay to be compared, all at
+// the same time so that their rounds can be interleaved, and gives perf the ways to measure. It
+// has no part in how anything is measured or judged.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/podlane/podlane/cluster/file"
+	"github.com/podlane/podlane/lab"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/perf"
+)
+
+// Further paths that can be asked for.
+const (
+	NodePod  = "node-pod"  // from a node to a pod on the other
+	SameNode = "same-node" // from pod to pod on one node
+	Hairpin  = "hairpin"   // from a pod through a Service to itself
+	NodePort = "node-port" // from a node to another node's port of the Service
+)
+
+// Further lists them.
+var Further = []string{NodePod, SameNode, Hairpin, NodePort}
+
+// Options say what to measure.
+type Options struct {
+	Name     string   // of the labs, each followed by its overlay
+	Overlays []string // auto, vxlan, direct; none means vxlan and direct
+	Families string   // of the labs: ipv4 or ipv6; "" means ipv4
+	Further  []string // further paths
+	Config   perf.Config
+	Progress func(string) // may be nil
+}
+
+const (
+	namespace = "podlane-perf"
+	service   = "qperf-server"
+	near, far = "n1", "n2" // the clients' node and the servers'
+)
+
+// Names are those of the labs that Run will make: what a guard must take down.
+func (o Options) Names() []string {
+	var names []string
+	for _, overlay := range o.overlays() {
+		names = append(names, o.Name+"-"+overlay)
+	}
+	return names
+}
+
+func (o Options) overlays() []string {
+	if len(o.Overlays) == 0 {
+		return []string{string(overlay.Direct), string(overlay.VXLAN)}
+	}
+	return o.Overlays
+}
+
+func (o Options) check() error {
+	modes := []string{string(overlay.Auto), string(overlay.Direct), string(overlay.VXLAN)}
+	seen := map[string]bool{}
+	for _, name := range o.overlays() {
+		if !slices.Contains(modes, name) || seen[name] {
+			return fmt.Errorf("overlay %q: want %s, each once", name, strings.Join(modes, ", "))
+		}
+		seen[name] = true
+	}
+	for _, name := range o.Further {
+		if !slices.Contains(Further, name) {
+			return fmt.Errorf("path %q: want %s", name, strings.Join(Further, ", "))
+		}
+	}
+	if o.Families != "" && o.Families != "ipv4" && o.Families != "ipv6" {
+		return fmt.Errorf("ip family %q: want ipv4 or ipv6", o.Families)
+	}
+	return nil
+}
+
+// Run brings the labs up, measures, and takes them down whatever happens.
+func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	r := &rig{Options: o, stops: nil}
+	if r.Progress == nil {
+		r.Progress = func(string) {}
+	}
+	if r.self, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.down()) }()
+	for i, name := range o.Names() {
+		if err := r.up(ctx, name, o.overlays()[i]); err != nil {
+			return nil, err
+		}
+	}
+	return r.measure(ctx)
+}
+
+// rig is one run.
+type rig struct {
+	Options
+	self  string
+	labs  []*bench
+	stops []func()
+}
+
+// A bench is one lab with what is measured in it.
+type bench struct {
+	overlay string
+	client  *lab.Client
+	status  *lab.Status
+	server  lab.PodStatus
+	service lab.ServiceStatus
+}
+
+func (r *rig) up(ctx context.Context, name, overlay string) error {
+	r.Progress(fmt.Sprintf("bringing up a lab of two nodes, overlay %s", overlay))
+	objects, problems := file.Parse("perf", fmt.Appendf(nil, manifests, namespace, near, far, service))
+	if len(problems) > 0 {
+		return errors.New(problems[0].String())
+	}
+	families := r.Families
+	if families == "" {
+		families = "ipv4"
+	}
+	client, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 2, Overlay: overlay, Families: families, Objects: objects})
+	b := &bench{overlay: overlay, client: client}
+	if client != nil {
+		r.labs = append(r.labs, b)
+	}
+	if err != nil {
+		return fmt.Errorf("lab %s: %w", name, err)
+	}
+	return b.look(ctx)
+}
+
+// look finds the server and its Service.
+func (b *bench) look(ctx context.Context) (err error) {
+	if b.status, err = b.client.Status(ctx); err != nil {
+		return err
+	}
+	for _, p := range b.status.Pods {
+		if p.Namespace == namespace && p.Labels["app"] == service {
+			b.server = p
+		}
+	}
+	for _, s := range b.status.Services {
+		if s.Namespace == namespace && s.Name == service {
+			b.service = s
+		}
+	}
+	if len(b.server.IPs) == 0 || len(b.service.ClusterIPs) == 0 {
+		return errors.New("the lab has no server to measure with")
+	}
+	return nil
+}
+
+// down ends the servers on nodes, then the labs.
+func (r *rig) down() (err error) {
+	for _, stop := range r.stops {
+		stop()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, b := range r.labs {
+		if e := b.client.Down(ctx); e != nil && !errors.Is(e, lab.ErrNoLab) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+func (r *rig) measure(ctx context.Context) (*perf.Evaluation, error) {
+	if err := r.serve(ctx); err != nil {
+		return nil, err
+	}
+	c := r.Config
+	c.Binary, c.Idle = r.self, true
+	var err error
+	if c.Paths, err = r.paths(); err != nil {
+		return nil, err
+	}
+	e, err := perf.Evaluate(ctx, c)
+	if e != nil {
+		e.Notes = append(e.Notes,
+			perf.Note{Name: "nodes", Value: "network namespaces on one machine, joined by a bridge"},
+			perf.Note{Name: "overlays", Value: strings.Join(r.overlays(), ", ")},
+			perf.Note{Name: "Service proxy", Value: "nftables"})
+		e.Decompose(r.parts())
+	}
+	return e, err
+}
+
+// serve runs the server of the path from node to node, in the first lab.
+func (r *rig) serve(ctx context.Context) error {
+	client := r.labs[0].client
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = client.Exec(serving, "node/"+far, []string{r.self, "perf", "server", "--lp", "4000"}, lab.Stdio{})
+	}()
+	r.stops = append(r.stops, func() { stop(); <-ended })
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		_, err := client.Output(ctx, "node/"+far, r.self, "perf", "client", "--lp", "4000", "localhost", "conf")
+		if err == nil || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// manifests: namespace, the clients' node, the server's node, the Service. The two ports that
+// a NodePort needs are the same number everywhere, because a server tells its client the port it has opened.
+const manifests = `
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: %[1]s}
+spec:
+  nodeName: %[2]s
+  containers:
+  - {name: client, image: busybox, command: [sleep, infinity]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: neighbour, namespace: %[1]s}
+spec:
+  nodeName: %[3]s
+  containers:
+  - {name: client, image: busybox, command: [sleep, infinity]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: %[1]s, labels: {app: %[4]s}}
+spec:
+  nodeName: %[3]s
+  containers:
+  - name: qperf
+    image: qperf
+    args: ["--lp", "4000"]
+    ports:
+    - {containerPort: 4000}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %[4]s, namespace: %[1]s}
+spec:
+  type: NodePort
+  selector: {app: %[4]s}
+  ports:
+  - {name: control, port: 4000, nodePort: 30400}
+  - {name: data-tcp, port: 4001}
+  - {name: data-udp, port: 4001, protocol: UDP}
+  - {name: node-tcp, port: 30401, nodePort: 30401}
+  - {name: node-udp, port: 30401, nodePort: 30401, protocol: UDP}
+`
