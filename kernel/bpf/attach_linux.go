@@ -29,37 +29,55 @@ func bestAttach() Attach {
 	return TCX
 }
 
-// Apply brings maps and devices to the State. It goes on after an error; what was
-// reached is known to the Handle, so the next Apply does the rest.
+// Apply brings the maps to the State and takes programs away that it does not
+// have, which is quick. The programs that it has more are AttachSome's. It goes on after an
+// error; the next Apply does the rest.
 func (h *Handle) Apply(want fastpath.State) error {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
-	index := map[string]int{}
+	h.want, h.index = want, map[string]int{}
 	for _, l := range links {
-		index[l.Attrs().Name] = l.Attrs().Index
+		h.index[l.Attrs().Name] = l.Attrs().Index
 	}
-	pods, peers := wantMaps(want, index)
-	errs := []error{h.forget(pods, peers), h.detachFrom(want, index), h.remember(pods, peers)}
-	for dev, role := range want.Devices {
-		if i, exists := index[dev]; exists && h.devices[dev] == (attached{}) {
+	return errors.Join(h.update(), h.detachUnwanted())
+}
+
+// AttachSome attaches at most n of the programs that the State of the last Apply
+// has and the devices have not, and gives how many are left. By tcx each takes
+// some 15 ms, in which the kernel waits for its readers.
+func (h *Handle) AttachSome(n int) (left int, err error) {
+	var errs []error
+	for _, role := range []fastpath.Role{fastpath.ToPod, fastpath.FromPod} {
+		for dev, r := range h.want.Devices {
+			i, exists := h.index[dev]
+			if r != role || !exists || h.stays(dev) {
+				continue
+			}
+			if n--; n < 0 {
+				left++
+				continue
+			}
 			errs = append(errs, h.attachTo(dev, i, role))
 		}
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(append(errs, h.update())...)
 }
 
-// detachFrom takes programs from the devices that are not to have them, or not
-// this one, and forgets those that have gone.
-func (h *Handle) detachFrom(want fastpath.State, index map[string]int) error {
+// stays says that a device has the program that it is to have.
+func (h *Handle) stays(dev string) bool {
+	d, has := h.devices[dev]
+	return has && h.want.Devices[dev] == d.role && h.index[dev] == d.index
+}
+
+func (h *Handle) detachUnwanted() error {
 	var errs []error
 	for dev, d := range h.devices {
-		if want.Devices[dev] == d.role && index[dev] == d.index {
-			continue
+		if !h.stays(dev) {
+			errs = append(errs, h.detach(dev, d))
+			delete(h.devices, dev)
 		}
-		errs = append(errs, h.detach(dev, d))
-		delete(h.devices, dev)
 	}
 	return errors.Join(errs...)
 }

@@ -22,8 +22,7 @@ const (
 // makes where there is none.
 func addFilter(index int, p *ebpf.Program, role fastpath.Role) error {
 	q := &netlink.GenericQdisc{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-		QdiscType:  "clsact",
+		QdiscAttrs: clsactAttrs(index), QdiscType: "clsact",
 	}
 	if err := netlink.QdiscAdd(q); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("clsact: %w", err)
@@ -34,6 +33,10 @@ func addFilter(index int, p *ebpf.Program, role fastpath.Role) error {
 		},
 		Fd: p.FD(), Name: programName(role), DirectAction: true,
 	})
+}
+
+func clsactAttrs(index int) netlink.QdiscAttrs {
+	return netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
 }
 
 func programName(role fastpath.Role) string {
@@ -53,25 +56,36 @@ func ours(f netlink.Filter) (fastpath.Role, bool) {
 	return role, role != ""
 }
 
-// removeFilter takes our filter from a device, and the qdisc when nothing else is
-// in it. A device that has gone is no error.
+// removeFilter takes our filter from a device. The qdisc stays: to take it away
+// has the kernel drop what the device sends meanwhile. A device that has gone is
+// no error.
 func removeFilter(index int) error {
 	l, err := netlink.LinkByIndex(index)
 	if err != nil {
 		return nil
 	}
-	mine, others, err := filters(l)
-	if err != nil || len(mine) == 0 {
-		return err
-	}
-	if others == 0 {
-		return netlink.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-		}, QdiscType: "clsact"})
-	}
-	var errs []error
+	mine, _, err := filters(l)
+	errs := []error{err}
 	for _, f := range mine {
 		errs = append(errs, netlink.FilterDel(f))
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveQdiscs removes the empty clsact qdiscs that the fast path has left, for an
+// uninstall: it may cost a few packets that are being sent.
+func RemoveQdiscs() error {
+	states, err := linkStates()
+	errs := []error{err}
+	for _, s := range states {
+		if !s.clsact {
+			continue
+		}
+		mine, others, err := filters(s.Link)
+		if err != nil || others+len(mine) > 0 {
+			continue
+		}
+		errs = append(errs, netlink.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: clsactAttrs(s.Attrs().Index), QdiscType: "clsact"}))
 	}
 	return errors.Join(errs...)
 }
@@ -99,6 +113,7 @@ type linkState struct {
 	netlink.Link
 	queued  bool // has a qdisc of its own, which is not the none that a veth has
 	ingress bool // has an ingress or clsact qdisc
+	clsact  bool // it is a clsact qdisc
 }
 
 func linkStates() (map[int]*linkState, error) {
@@ -119,7 +134,7 @@ func linkStates() (map[int]*linkState, error) {
 		switch {
 		case s == nil: // a link made just now
 		case q.Type() == "ingress" || q.Type() == "clsact":
-			s.ingress = true
+			s.ingress, s.clsact = true, q.Type() == "clsact"
 		case q.Attrs().Parent == netlink.HANDLE_ROOT && q.Type() != "noqueue":
 			s.queued = true
 		}

@@ -44,6 +44,9 @@ type Handle struct {
 	pods    map[netip.Addr]objectsPod
 	peers   map[netip.Prefix]objectsPeer
 	devices map[string]attached
+	// want is the State of the last Apply, index the devices that there were.
+	want  fastpath.State
+	index map[string]int
 }
 
 // attached is a program at a device's ingress.
@@ -107,8 +110,8 @@ func (h *Handle) load() error {
 	return nil
 }
 
-// Attach says how programs are attached.
-func (h *Handle) Attach() Attach { return h.attach }
+// How says how programs are attached.
+func (h *Handle) How() Attach { return h.attach }
 
 // Close lets go of all. Programs and maps stay in force.
 func (h *Handle) Close() {

@@ -9,8 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 // readMaps reads what the maps have: what an agent before left in them.
@@ -30,24 +28,27 @@ func (h *Handle) readMaps() error {
 	return errors.Join(pods.Err(), peers.Err())
 }
 
-// wantMaps gives a State's entries. What is on a device that does not exist is
-// left out.
-func wantMaps(s fastpath.State, index map[string]int) (map[netip.Addr]objectsPod, map[netip.Prefix]objectsPeer) {
+// entries are those of the State that Apply was given. A flow takes the fast path
+// both ways or not at all: a pod is in it, and a peer, once its device has its program,
+// and no longer when the program goes. One write to a map turns both directions.
+func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsPeer) {
 	pods, peers := map[netip.Addr]objectsPod{}, map[netip.Prefix]objectsPeer{}
-	for a, p := range s.Pods {
-		if i, exists := index[p.Dev]; exists {
-			pods[a] = objectsPod{Ifindex: uint32(i), Mtu: uint32(p.MTU), Mac: p.MAC}
-			if p.Normal != "" {
-				pods[a] = objectsPod{Ifindex: uint32(i), Mtu: uint32(p.MTU), Mac: p.MAC, Normal: 1}
-			}
-		}
-	}
-	for cidr, p := range s.Peers {
-		i, exists := index[p.Dev]
+	for a, p := range h.want.Pods {
+		i, exists := h.index[p.Dev]
 		if !exists {
 			continue
 		}
-		peer := objectsPeer{Ifindex: uint32(i), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src}
+		pod := objectsPod{Ifindex: uint32(i), Mtu: uint32(p.MTU), Mac: p.MAC}
+		if p.Normal != "" || !h.stays(p.Dev) {
+			pod.Normal = 1
+		}
+		pods[a] = pod
+	}
+	for cidr, p := range h.want.Peers {
+		if !h.stays(p.Dev) {
+			continue
+		}
+		peer := objectsPeer{Ifindex: uint32(h.index[p.Dev]), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src}
 		switch {
 		case p.Via.Is4():
 			peer.Family, peer.Via = unix.AF_INET, toAddr(p.Via)
@@ -59,19 +60,14 @@ func wantMaps(s fastpath.State, index map[string]int) (map[netip.Addr]objectsPod
 	return pods, peers
 }
 
-// forget takes entries away that are not wanted, remember puts the others: a
-// packet must find no way that is no longer there, while for one that is not
-// there yet there is the normal path.
-func (h *Handle) forget(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) error {
+// update brings the maps to entries. What is not wanted goes first: a packet must
+// find no way that is no longer there, while for one that is not there yet there is
+// the normal path.
+func (h *Handle) update() error {
+	pods, peers := h.entries()
 	return errors.Join(
-		forget(h.objects.PlPods, h.pods, pods, toAddr),
-		forget(h.objects.PlPeers, h.peers, peers, toKey))
-}
-
-func (h *Handle) remember(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) error {
-	return errors.Join(
-		remember(h.objects.PlPods, h.pods, pods, toAddr),
-		remember(h.objects.PlPeers, h.peers, peers, toKey))
+		forget(h.objects.PlPods, h.pods, pods, toAddr), forget(h.objects.PlPeers, h.peers, peers, toKey),
+		remember(h.objects.PlPods, h.pods, pods, toAddr), remember(h.objects.PlPeers, h.peers, peers, toKey))
 }
 
 func forget[K comparable, V comparable, R any](m *ebpf.Map, have, want map[K]V, raw func(K) R) error {

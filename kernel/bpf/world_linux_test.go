@@ -115,7 +115,7 @@ func (w *world) addNode(t testing.TB, i int) {
 		run(t, "ip addr add %s/64 dev eth0 nodad", n.Addresses[1])
 		run(t, "ip -6 route add default via 2001:db8:%d::fe", segment)
 		nft(t, `table inet probe {
-			chain forward { type filter hook forward priority 0; counter; }
+			chain forward { type filter hook forward priority 0; counter; ct state new; }
 			chain nat { type nat hook prerouting priority 0; }
 		}`)
 		var err error
@@ -204,9 +204,7 @@ func (w *world) apply(t testing.TB, m *machine) {
 			t.Fatal(err)
 		}
 		m.last = fastpath.Compile(fastpath.Input{Overlay: in, Link: want, Devices: devices, Off: m.off})
-		if err := m.fast.Apply(m.last); err != nil {
-			t.Fatalf("%s: fast path: %v", m.name, err)
-		}
+		m.applyFast(t, m.last)
 	})
 }
 
@@ -274,5 +272,19 @@ func (m *machine) grows(t testing.TB, reason string, f func()) {
 	f()
 	if m.count(t, reason) == before {
 		t.Errorf("%s: %s did not grow from %d", m.name, reason, before)
+	}
+}
+
+// nothing is the State of a node whose fast path is off.
+func nothing() fastpath.State { return fastpath.NewState() }
+
+// applyFast is to be called in the node's namespace.
+func (m *machine) applyFast(t testing.TB, s fastpath.State) {
+	t.Helper()
+	must(t, m.fast.Apply(s))
+	for left := 1; left > 0; {
+		var err error
+		left, err = m.fast.AttachSome(2)
+		must(t, err)
 	}
 }

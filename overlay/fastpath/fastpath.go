@@ -140,10 +140,9 @@ func (s *State) peers(in Input) {
 		} else {
 			p.Via = r.Via
 		}
-		s.use(in, r.Dev, ToPod)
-		// Packets to the peer need no program on the device, which only has to
-		// be there; its own queueing discipline still sees them.
-		if s.Normal[r.Dev] != Missing {
+		// Both directions or none: a firewall of the host's that drops what
+		// conntrack finds invalid must not see half of a flow.
+		if s.use(in, r.Dev, ToPod); s.Normal[r.Dev] == "" {
 			s.Peers[key.Dst] = p
 		}
 	}

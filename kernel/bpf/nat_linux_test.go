@@ -1,0 +1,172 @@
+package bpf
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/podlane/podlane/internal/nettest"
+)
+
+var vips = map[bool]netip.Addr{false: netip.MustParseAddr("10.96.0.1"), true: netip.MustParseAddr("fd00:96::1")}
+
+func familyOf(a netip.Addr) string {
+	if a.Is4() {
+		return "ip"
+	}
+	return "ip6"
+}
+
+// translate has the node translate from, port 80, to port 7777 of to, as a
+// Service does; with masquerade the client's address too.
+func (m *machine) translate(t *testing.T, from, to netip.Addr, masquerade bool) {
+	t.Helper()
+	f := familyOf(from)
+	rules := fmt.Sprintf("add rule inet probe nat %s daddr %s meta l4proto { tcp, udp } th dport 80 dnat %s to %s\n", f, from, f, netip.AddrPortFrom(to, 7777))
+	if masquerade {
+		rules += "add chain inet probe post { type nat hook postrouting priority 100; }\n" +
+			fmt.Sprintf("add rule inet probe post ct status dnat %s daddr %s masquerade\n", f, to)
+	}
+	nettest.Do(t, m.ns, func() { nft(t, rules) })
+}
+
+func (m *machine) noTranslation(t *testing.T) {
+	t.Helper()
+	nettest.Do(t, m.ns, func() {
+		nft(t, "flush chain inet probe nat\nadd chain inet probe post { type nat hook postrouting priority 100; }\ndelete chain inet probe post\n")
+	})
+}
+
+// NAT: replies of a Service's flow pass conntrack on the node that translated
+// it, wherever the endpoint is; the endpoint's node takes the shortcut.
+func TestNAT_service(t *testing.T) {
+	w := newWorld(t, "")
+	n1 := w.nodes[0]
+	for what, to := range map[string]pod{"same node": n1.pods[1], "direct": w.nodes[1].pods[0], "vxlan": w.nodes[2].pods[0], "hairpin": n1.pods[0]} {
+		serve(t, to.ns)
+		for _, v6 := range families {
+			n1.translate(t, vips[v6], to.addr(v6), what == "hairpin")
+			for _, network := range []string{"tcp", "udp"} {
+				reason := "pass_nat"
+				if what == "hairpin" { // its answers go to the node, not to a pod
+					reason = "pass_other"
+				}
+				n1.grows(t, reason, func() {
+					talkTo(t, what, n1.pods[0].ns, netip.AddrPortFrom(vips[v6], 80), network, payload[:1200])
+				})
+			}
+			n1.noTranslation(t)
+		}
+	}
+	if n2 := w.nodes[1]; n2.count(t, "pass_nat") != 0 || n2.count(t, "shortcut_in") == 0 {
+		t.Error("the endpoint's node, which translates nothing, did not take the shortcut")
+	}
+}
+
+// A NodePort: pods of other nodes reach a pod by the translating node's address,
+// with their own address and with the node's.
+func TestNAT_nodePort(t *testing.T) {
+	w := newWorld(t, "")
+	n1, server := w.nodes[0], w.nodes[0].pods[0]
+	serve(t, server.ns)
+	for _, masquerade := range []bool{false, true} {
+		for _, v6 := range families {
+			address := w.api[0].Address(v6)
+			n1.translate(t, address, server.addr(v6), masquerade)
+			for _, client := range w.nodes[1:] {
+				for _, network := range []string{"tcp", "udp"} {
+					talkTo(t, client.name, client.pods[0].ns, netip.AddrPortFrom(address, 80), network, payload[:1200])
+				}
+			}
+			n1.noTranslation(t)
+		}
+	}
+	if n1.count(t, "pass_nat") == 0 {
+		t.Error("pass_nat is 0")
+	}
+}
+
+// A client uses one source port for a Service and, at the same time, for the
+// pod behind it: conntrack has to give the second flow another port, or the answers of one would
+// be taken for the other's. At the client's node and at the server's.
+func TestNAT_samePort(t *testing.T) {
+	w := newWorld(t, "")
+	n1, n2 := w.nodes[0], w.nodes[1]
+	server := n2.pods[0]
+	serve(t, server.ns)
+	port := uint16(20000)
+	for _, v6 := range families {
+		n1.translate(t, vips[v6], server.addr(v6), false)
+		n2.translate(t, w.api[1].Address(v6), server.addr(v6), false)
+		for _, first := range []netip.Addr{vips[v6], w.api[1].Address(v6)} {
+			for _, network := range []string{"tcp", "udp"} {
+				port++
+				both(t, n1.pods[0].ns, network, netip.AddrPortFrom(n1.pods[0].addr(v6), port), netip.AddrPortFrom(first, 80), netip.AddrPortFrom(server.addr(v6), 7777))
+			}
+		}
+	}
+}
+
+// both holds two connections from one port, and has both get their answers.
+func both(t *testing.T, ns netns.NsHandle, network string, local, service, direct netip.AddrPort) {
+	t.Helper()
+	nettest.Do(t, ns, func() {
+		var conns []net.Conn
+		for _, to := range []netip.AddrPort{service, direct} {
+			c, err := dial(network, local, to)
+			if err != nil {
+				t.Errorf("%s from %s to %s: %v", network, local, to, err)
+				return
+			}
+			defer c.Close()
+			conns = append(conns, c)
+			for _, c := range conns {
+				if err := echo(c, payload[:1000]); err != nil {
+					t.Errorf("%s from %s to %s: %v", network, local, c.RemoteAddr(), err)
+				}
+			}
+		}
+	})
+}
+
+// Conntrack knows a flow that is not translated (from before the fast path was
+// on): it takes the shortcut from then on.
+func TestNAT_plainFlowIsKnown(t *testing.T) {
+	w := newWorld(t, "")
+	n1, server := w.nodes[0], w.nodes[1].pods[0]
+	serve(t, server.ns)
+	on := n1.last
+	for _, v6 := range families {
+		nettest.Do(t, n1.ns, func() { n1.applyFast(t, nothing()) })
+		var c net.Conn
+		nettest.Do(t, n1.pods[0].ns, func() {
+			var err error
+			c, err = dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(server.addr(v6), 7777))
+			must(t, err)
+			must(t, echo(c, payload))
+		})
+		nettest.Do(t, n1.ns, func() {
+			if out := run(t, "conntrack -L -f ipv%d -p tcp", map[bool]int{false: 4, true: 6}[v6]); !strings.Contains(out, "dport=7777") {
+				t.Fatalf("conntrack does not know the flow:\n%s", out)
+			}
+			n1.applyFast(t, on)
+		})
+		before := n1.forwarded(t)
+		n1.grows(t, "shortcut_direct", func() { must(t, echo(c, payload)) })
+		if now := n1.forwarded(t); now != before {
+			t.Errorf("%d packets took the normal path", now-before)
+		}
+		_ = c.Close()
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
