@@ -24,6 +24,10 @@ var (
 type ForwardConfig struct {
 	// Upstreams are asked in this order, those that did not answer lately last.
 	Upstreams []netip.AddrPort
+	// Stubs are the zones whose names others are asked for; the longest zone counts.
+	Stubs []Stub
+	// Hosts are answered before all; nil: none.
+	Hosts *Hosts
 	// Patience is how long one is waited for before the next is asked as well. 1 s.
 	Patience time.Duration
 	// Timeout is how long a question may take at all. 4.5 s: below the 5 s that
@@ -33,7 +37,10 @@ type ForwardConfig struct {
 	CacheBytes int
 	// MaxTTL and MaxNegativeTTL bound how long answers are kept. 1 h and 5 min.
 	MaxTTL, MaxNegativeTTL time.Duration
-	Log                    *slog.Logger
+	// MaxStale is how long after its end an answer may still be given when no
+	// upstream has a better one (RFC 8767). 1 h; below 0: not at all.
+	MaxStale time.Duration
+	Log      *slog.Logger
 }
 
 func (c ForwardConfig) withDefaults() ForwardConfig {
@@ -42,6 +49,7 @@ func (c ForwardConfig) withDefaults() ForwardConfig {
 	set(&c.CacheBytes, 16<<20)
 	set(&c.MaxTTL, time.Hour)
 	set(&c.MaxNegativeTTL, 5*time.Minute)
+	set(&c.MaxStale, time.Hour)
 	set(&c.Log, slog.New(slog.DiscardHandler))
 	return c
 }
@@ -57,40 +65,71 @@ func set[T comparable](v *T, to T) {
 // time are one question to them, so a loop back to this server waits for itself
 // and ends with the timeout, instead of growing.
 type Forwarder struct {
-	cfg       ForwardConfig
-	upstreams []*upstream
-	cache     *cache
-	flights   singleflight.Group
-	probe     atomic.Pointer[probe]
+	cfg     ForwardConfig
+	routes  atomic.Pointer[routes]
+	changed chan struct{} // there are new upstreams
+	cache   *cache
+	flights singleflight.Group
+	probe   atomic.Pointer[probe]
+	counts  forwardCounts
 }
 
 // NewForwarder makes a Forwarder. Without upstreams it answers nothing.
 func NewForwarder(cfg ForwardConfig) *Forwarder {
 	cfg = cfg.withDefaults()
-	f := &Forwarder{cfg: cfg, cache: newCache(cfg.CacheBytes)}
-	for _, a := range cfg.Upstreams {
-		f.upstreams = append(f.upstreams, &upstream{addr: a})
-	}
+	f := &Forwarder{cfg: cfg, cache: newCache(cfg.CacheBytes, cfg.MaxStale), changed: make(chan struct{}, 1)}
+	f.routes.Store(newRoutes(nil, cfg.Upstreams, cfg.Stubs))
 	return f
 }
 
-// resolve gives the answer to q from the cache or from an upstream.
+// patience is how long a client waits for a better answer than a stale one (RFC
+// 8767, section 5).
+const patience = 1800 * time.Millisecond
+
+// resolve gives the answer to q from the cache or from an upstream, or where
+// none has one in time, a stale one.
 func (f *Forwarder) resolve(ctx context.Context, q *query) (*stored, error) {
 	k := q.key()
-	if s := f.cache.get(k, time.Now()); s != nil {
+	if s, _ := f.cache.get(k, time.Now()); s != nil {
 		return s, nil
 	}
-	name := string(append([]byte(k.name), byte(k.kind>>8), byte(k.kind), flagByte(k.do), flagByte(k.cd)))
-	ch := f.flights.DoChan(name, func() (any, error) { return f.ask(k) })
+	ch := f.flights.DoChan(k.flight(), func() (any, error) { return f.ask(k) })
+	stale := f.cache.stale(k, time.Now())
+	var late <-chan time.Time
+	if stale != nil {
+		late = time.After(patience)
+	}
 	select {
 	case r := <-ch:
-		if r.Err != nil {
-			return nil, r.Err
+		s, _ := r.Val.(*stored)
+		if stale != nil && (r.Err != nil || s.code != NoError && s.code != NXDomain) {
+			return f.giveStale(k, stale), nil
 		}
-		return r.Val.(*stored), nil
+		return s, r.Err
+	case <-late:
+		return f.giveStale(k, stale), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// giveStale notes that upstreams did not help, so that the next client does not
+// have to find out again.
+func (f *Forwarder) giveStale(k cacheKey, s *stored) *stored {
+	f.cache.postpone(k, time.Now())
+	f.counts.stale.Add(1)
+	return s
+}
+
+// refresh asks anew for an answer that is in the cache.
+func (f *Forwarder) refresh(k cacheKey) {
+	f.counts.prefetch.Add(1)
+	<-f.flights.DoChan(k.flight(), func() (any, error) { return f.ask(k) })
+}
+
+// flight is the key as a string.
+func (k cacheKey) flight() string {
+	return string(append([]byte(k.name), byte(k.kind>>8), byte(k.kind), flagByte(k.do), flagByte(k.cd)))
 }
 
 func flagByte(b bool) byte {
@@ -105,8 +144,9 @@ func flagByte(b bool) byte {
 func (f *Forwarder) ask(k cacheKey) (*stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Timeout)
 	defer cancel()
-	order := f.order(time.Now())
+	order := order(f.routes.Load().of(k.name), time.Now())
 	if len(order) == 0 {
+		f.counts.none.Add(1)
 		return nil, errNoUpstream
 	}
 	if len(order) == 1 {
@@ -179,7 +219,9 @@ func good(m *dns.Msg) bool {
 
 // attempt asks one upstream. It ends at the latest with ctx.
 func (f *Forwarder) attempt(ctx context.Context, u *upstream, k cacheKey, results chan<- result) {
+	start := time.Now()
 	m, err := u.exchange(ctx, k)
+	u.observe(m, time.Since(start))
 	switch {
 	case err == nil && good(m):
 		u.failed.Store(0)
@@ -194,9 +236,9 @@ const shunned = 5 * time.Second
 
 // order gives the upstreams in the order to ask them; one that leads back to
 // this server is left out.
-func (f *Forwarder) order(now time.Time) []*upstream {
+func order(upstreams []*upstream, now time.Time) []*upstream {
 	var fine, bad []*upstream
-	for _, u := range f.upstreams {
+	for _, u := range upstreams {
 		switch {
 		case u.loops.Load():
 		case now.UnixNano()-u.failed.Load() < int64(shunned):
@@ -204,6 +246,9 @@ func (f *Forwarder) order(now time.Time) []*upstream {
 		default:
 			fine = append(fine, u)
 		}
+	}
+	if len(fine) == 0 {
+		return bad
 	}
 	return slices.Concat(fine, bad)
 }

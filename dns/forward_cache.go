@@ -106,14 +106,27 @@ func (s *stored) appendTo(buf []byte, q *query, now time.Time, limit, udp int) (
 	flags |= flagQR | flagRA | q.flags&(flagRD|flagCD)
 	binary.BigEndian.PutUint16(b[2:], flags)
 	copy(b[headerSize:], q.question) // the same name, in the client's case
-	passed := uint32(max(0, now.Sub(s.at)) / time.Second)
-	for _, at := range s.ttls {
-		ttl := binary.BigEndian.Uint32(b[at:])
-		binary.BigEndian.PutUint32(b[at:], ttl-min(ttl, passed))
-	}
+	s.age(b, now)
 	e := encoder{buf: buf, start: start, q: q, udp: udp}
 	e.opt(NoError)
 	return e.buf, true
+}
+
+// staleTTL is the TTL of an answer that is past its end (RFC 8767, section 4).
+const staleTTL = 30
+
+// age brings the TTLs of b, a copy of the message, to a time.
+func (s *stored) age(b []byte, now time.Time) {
+	since := max(0, now.Sub(s.at))
+	passed := uint32(since / time.Second)
+	for _, at := range s.ttls {
+		ttl := binary.BigEndian.Uint32(b[at:])
+		ttl -= min(ttl, passed)
+		if s.ttl > 0 && since >= s.ttl {
+			ttl = staleTTL
+		}
+		binary.BigEndian.PutUint32(b[at:], ttl)
+	}
 }
 
 const (
@@ -129,6 +142,9 @@ type cache struct {
 	shards [cacheShards]cacheShard
 	hits   [2]atomic.Uint64 // positive, negative
 	misses atomic.Uint64
+	// maxStale is how long an answer is kept after its end.
+	maxStale time.Duration
+	evicted  atomic.Uint64
 }
 
 type cacheShard struct {
@@ -142,13 +158,16 @@ type cacheShard struct {
 type cacheEntry struct {
 	key cacheKey
 	*stored
+	asked    int       // how often it was given
+	renewing bool      // it was said once that it is worth asking again
+	notUntil time.Time // given though stale until then
 }
 
 func (e *cacheEntry) cost() int { return len(e.msg) + len(e.key.name) + 2*len(e.ttls) + entryCost }
 
 // newCache makes a cache of at most about so many bytes.
-func newCache(bytes int) *cache {
-	c := &cache{seed: maphash.MakeSeed()}
+func newCache(bytes int, maxStale time.Duration) *cache {
+	c := &cache{seed: maphash.MakeSeed(), maxStale: max(0, maxStale)}
 	for i := range c.shards {
 		c.shards[i] = cacheShard{m: map[cacheKey]*list.Element{}, lru: list.New(), limit: bytes / cacheShards}
 	}
@@ -159,22 +178,66 @@ func (c *cache) shard(k cacheKey) *cacheShard {
 	return &c.shards[maphash.String(c.seed, string(k.name))%cacheShards]
 }
 
-// get gives an answer that is still good, or nil.
-func (c *cache) get(k cacheKey, now time.Time) *stored {
-	s := c.shard(k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	el := s.m[k]
+const (
+	// An answer is worth asking for again before its end when it was given so often
+	// and less than a tenth of its time is left.
+	prefetchAsked = 3
+	prefetchPart  = 10
+	// postponed is how long a stale answer is given without asking again.
+	postponed = 5 * time.Second
+)
+
+// get gives an answer that is still good, or nil; and, once for each answer,
+// whether it is worth asking for again.
+func (c *cache) get(k cacheKey, now time.Time) (s *stored, renew bool) {
+	sh := c.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	el := sh.m[k]
+	if el == nil {
+		return nil, false
+	}
+	e := el.Value.(*cacheEntry)
+	left := e.ttl - now.Sub(e.at)
+	switch {
+	case left <= -c.maxStale:
+		sh.remove(el)
+		return nil, false
+	case left <= 0 && !now.Before(e.notUntil):
+		return nil, false
+	}
+	sh.lru.MoveToFront(el)
+	e.asked++
+	if left > 0 && left < e.ttl/prefetchPart && e.asked >= prefetchAsked && !e.renewing {
+		e.renewing, renew = true, true
+	}
+	return e.stored, renew
+}
+
+// stale gives an answer that is past its end but may still be given, or nil.
+func (c *cache) stale(k cacheKey, now time.Time) *stored {
+	sh := c.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	el := sh.m[k]
 	if el == nil {
 		return nil
 	}
 	e := el.Value.(*cacheEntry)
-	if now.Sub(e.at) >= e.ttl {
-		s.remove(el)
+	if left := e.ttl - now.Sub(e.at); left > 0 || left <= -c.maxStale {
 		return nil
 	}
-	s.lru.MoveToFront(el)
 	return e.stored
+}
+
+// postpone makes get give a stale answer for a while.
+func (c *cache) postpone(k cacheKey, now time.Time) {
+	sh := c.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if el := sh.m[k]; el != nil {
+		el.Value.(*cacheEntry).notUntil = now.Add(postponed)
+	}
 }
 
 // count counts what a client's question found.
@@ -204,13 +267,14 @@ func (c *cache) put(k cacheKey, v *stored) {
 	if old := s.m[k]; old != nil {
 		s.remove(old)
 	}
-	e := &cacheEntry{k, v}
+	e := &cacheEntry{key: k, stored: v}
 	if e.cost() > s.limit {
 		return
 	}
 	s.bytes += e.cost()
 	s.m[k] = s.lru.PushFront(e)
 	for s.bytes > s.limit {
+		c.evicted.Add(1)
 		s.remove(s.lru.Back())
 	}
 }

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"crypto/rand"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,11 +22,15 @@ type probe struct {
 }
 
 // Run looks for upstreams that lead back to this server, at once and every now
-// and then, and keeps them out until they do so no more. It ends with ctx.
+// and then, and keeps them out until they do so no more; and it asks those that
+// did not answer until they do. It ends with ctx.
 func (f *Forwarder) Run(ctx context.Context) error {
+	var health sync.WaitGroup
+	health.Go(func() { f.health(ctx) })
+	defer health.Wait()
 	for {
 		wait := loopInterval
-		for _, u := range f.upstreams {
+		for _, u := range f.routes.Load().all() {
 			if f.look(ctx, u) {
 				wait = loopRetry
 			}
@@ -34,6 +39,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
+		case <-f.changed:
 		}
 	}
 }

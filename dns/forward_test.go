@@ -100,7 +100,7 @@ func TestForward_cache(t *testing.T) {
 	}
 	in, _ := question("www.example.com.", dns.TypeA).Pack()
 	q, _, _ := parseQuery(in)
-	kept := f.cache.get(q.key(), time.Now())
+	kept, _ := f.cache.get(q.key(), time.Now())
 	for passed, want := range map[time.Duration]uint32{0: 100, 1500 * time.Millisecond: 99, 99 * time.Second: 1} {
 		var m dns.Msg
 		b, _ := kept.appendTo(nil, &q, kept.at.Add(passed), 512, 1232)
@@ -108,9 +108,13 @@ func TestForward_cache(t *testing.T) {
 			t.Errorf("after %v: %v %v, want the TTL %d", passed, err, m.Answer, want)
 		}
 	}
-	if f.cache.get(q.key(), kept.at.Add(100*time.Second)) != nil {
+	if old, _ := f.cache.get(q.key(), kept.at.Add(100*time.Second)); old != nil {
 		t.Error("given although its TTL is over")
 	}
+	if f.cache.stale(q.key(), kept.at.Add(100*time.Second)) != kept {
+		t.Error("not kept as a stale one")
+	}
+	_, _ = f.cache.get(q.key(), kept.at.Add(100*time.Second+time.Hour))
 	if n, bytes := f.cache.size(); n != 0 || bytes != 0 {
 		t.Errorf("%d entries, %d bytes left", n, bytes)
 	}
@@ -341,7 +345,7 @@ func TestForward_loop(t *testing.T) {
 	if n := f.cache.misses.Load(); n > 10 {
 		t.Errorf("one question became %d", n)
 	}
-	if !f.look(t.Context(), f.upstreams[0]) {
+	if !f.look(t.Context(), f.routes.Load().rest[0]) {
 		t.Fatal("the loop was not found")
 	}
 	start = time.Now()

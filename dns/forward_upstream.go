@@ -29,6 +29,8 @@ type upstream struct {
 	addr   netip.AddrPort
 	failed atomic.Int64 // when it last did not answer, Unix nanoseconds; 0: it did
 	loops  atomic.Bool  // it asks us
+	checks atomic.Bool  // a question of our own is under way
+	counts upstreamCounts
 }
 
 func (u *upstream) fail() { u.failed.Store(time.Now().UnixNano()) }

@@ -257,11 +257,18 @@ func (s *Server) outside(w *worker) outcome {
 	if f == nil || w.q.flags&flagRD == 0 || transfer || f.isProbe(w.q.Name) {
 		return s.code(w, Refused)
 	}
+	if f.cfg.Hosts.answer(w.q.Question, &w.answer) {
+		w.out = appendAnswer(w.out, &w.q, &w.answer, w.limit(s.cfg.UDPSize), s.cfg.UDPSize)
+		return send
+	}
 	now := time.Now()
-	hit := f.cache.get(w.q.key(), now)
+	hit, renew := f.cache.get(w.q.key(), now)
 	f.cache.count(hit)
 	if hit == nil {
 		return wait
+	}
+	if renew {
+		s.renew(w.q.key())
 	}
 	s.stored(w, hit, now)
 	return send

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -32,6 +33,26 @@ func (s *Server) packed(w *worker, m *dns.Msg, limit int) []byte {
 		return w.out
 	}
 	return append(w.out[:0], b...)
+}
+
+// renew asks for an answer again, unless too many questions wait already.
+func (s *Server) renew(k cacheKey) {
+	k.name = Name(strings.Clone(string(k.name)))
+	select {
+	case s.pending <- struct{}{}:
+		s.waiting.Go(func() {
+			defer func() { <-s.pending }()
+			s.cfg.Forwarder.refresh(k)
+		})
+	default:
+	}
+}
+
+// rejected counts a question for which there is no room to wait.
+func (s *Server) rejected() {
+	if f := s.cfg.Forwarder; f != nil {
+		f.counts.rejected.Add(1)
+	}
 }
 
 // complete answers a request that respond left waiting.

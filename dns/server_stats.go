@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,9 +115,10 @@ var (
 	descEntries = prometheus.NewDesc("podlane_dns_cache_entries", "Answers in the cache.", nil, nil)
 	descBytes   = prometheus.NewDesc("podlane_dns_cache_bytes", "About the memory of the cache.", nil, nil)
 	descSynced  = prometheus.NewDesc("podlane_dns_synced", "1 when there is a zone to answer from.", nil, nil)
-	descUp      = prometheus.NewDesc("podlane_dns_upstream_usable",
-		"0 for an upstream that did not answer lately or that asks this server.", []string{"upstream"}, nil)
 )
+
+var serverDescs = []*prometheus.Desc{descRequests, descResponses, descDuration, descPanics, descHits,
+	descMisses, descEntries, descBytes, descSynced}
 
 // collector gives a Server's counts to prometheus. The names and labels are
 // CoreDNS's, where the meaning is the same; "server" is what CoreDNS has for a
@@ -130,8 +132,7 @@ func (s *Server) Collector() prometheus.Collector { return collector{s} }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descPanics, descHits,
-		descMisses, descEntries, descBytes, descSynced, descUp} {
+	for _, d := range slices.Concat(serverDescs, forwardDescs) {
 		ch <- d
 	}
 }
@@ -148,7 +149,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descPanics, prometheus.CounterValue, float64(l.panics.Load()))
 	ch <- prometheus.MustNewConstMetric(descSynced, prometheus.GaugeValue, float64(index(c.s.zone.Load() != nil)))
-	c.forwarder(ch)
+	if f := c.s.cfg.Forwarder; f != nil {
+		f.collect(ch)
+	}
 }
 
 func (c collector) requests(ch chan<- prometheus.Metric, z int, zone string) {
@@ -194,24 +197,4 @@ func (c collector) durations(ch chan<- prometheus.Metric, z int, zone string) {
 	nanos := c.s.stats.sum(func(s *stats) *atomic.Uint64 { return &s.nanos[z] })
 	ch <- prometheus.MustNewConstHistogram(descDuration, total, float64(nanos)/1e9, cumulative,
 		serverLabel, zone, "")
-}
-
-func (c collector) forwarder(ch chan<- prometheus.Metric) {
-	f := c.s.cfg.Forwarder
-	if f == nil {
-		return
-	}
-	for i, kind := range []string{"success", "denial"} {
-		ch <- prometheus.MustNewConstMetric(descHits, prometheus.CounterValue, float64(f.cache.hits[i].Load()),
-			serverLabel, kind, ".", "")
-	}
-	ch <- prometheus.MustNewConstMetric(descMisses, prometheus.CounterValue, float64(f.cache.misses.Load()),
-		serverLabel, ".", "")
-	entries, bytes := f.cache.size()
-	ch <- prometheus.MustNewConstMetric(descEntries, prometheus.GaugeValue, float64(entries))
-	ch <- prometheus.MustNewConstMetric(descBytes, prometheus.GaugeValue, float64(bytes))
-	for _, u := range f.upstreams {
-		usable := !u.loops.Load() && time.Now().UnixNano()-u.failed.Load() >= int64(shunned)
-		ch <- prometheus.MustNewConstMetric(descUp, prometheus.GaugeValue, float64(index(usable)), u.addr.String())
-	}
 }

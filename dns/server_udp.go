@@ -114,6 +114,7 @@ func (s *Server) datagram(ctx context.Context, w *worker, in []byte, r datagram)
 		case s.pending <- struct{}{}:
 			s.waitUDP(ctx, w, r)
 		default:
+			s.rejected()
 			s.code(w, ServFail)
 			s.write(w, r)
 		}
