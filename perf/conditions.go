@@ -25,7 +25,7 @@ func warnings(e *Evaluation) []string {
 			ws = append(ws, fmt.Sprintf(format, args...))
 		}
 	}
-	add(e.oneMachine(), "both ends are on one machine: CPU figures are of the whole machine, and the ends compete for it")
+	add(e.OneMachine(), "both ends are on one machine: CPU figures are of the whole machine, and the ends compete for it")
 	ws = append(ws, endWarnings(e)...)
 	used := usage(e)
 	add(used.steal > muchSteal, "the hypervisor took %.1f %% of the CPU (steal): the machine is not alone on its host", 100*used.steal)

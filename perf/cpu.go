@@ -44,7 +44,7 @@ func (e *Evaluation) cpuCost(path string, t qperf.Test) *CPUCost {
 			idle[c.Round] = c.Result
 		}
 	}
-	cost, per := &CPUCost{Unit: costUnit(t), OneMachine: e.oneMachine()}, 0.0
+	cost, per := &CPUCost{Unit: costUnit(t), OneMachine: e.OneMachine()}, 0.0
 	var client, server sum
 	for _, c := range e.Cells {
 		rest := idle[c.Round]
@@ -140,8 +140,8 @@ func (s *sum) cost(per float64) *CPUKinds {
 	return &k
 }
 
-// oneMachine tells whether the two ends of all paths run on one kernel.
-func (e *Evaluation) oneMachine() bool {
+// OneMachine tells whether the two ends of all paths run on one kernel.
+func (e *Evaluation) OneMachine() bool {
 	for _, m := range e.Machines {
 		if m.Facts == nil || !m.Facts.OneMachine() {
 			return false

@@ -30,7 +30,7 @@ type Row struct {
 	Ratios      []float64 `json:"ratios"`     // its ratio
 
 	// Verdict against the base, corrected for all comparisons of the evaluation, and P, the chance of
-	// such rounds without a difference; both empty for the base.
+	// such rounds without a difference; both empty for the base, and with too few rounds for any.
 	Verdict stats.Verdict `json:"verdict,omitempty"`
 	P       float64       `json:"p,omitempty"`
 
@@ -132,7 +132,9 @@ func merged(results []*qperf.Result) (*qperf.Distribution, error) {
 			return nil, fmt.Errorf("histogram: %d values do not fit", dropped)
 		}
 	}
-	return qperf.NewDistribution(all), nil
+	d := qperf.NewDistribution(all)
+	d.Curve = qperf.Curve(all)
+	return d, nil
 }
 
 func each(results []*qperf.Result, f func(*qperf.Result) float64) []float64 {

@@ -29,9 +29,14 @@ func compare(values, base []float64, t qperf.Test) stats.Comparison {
 	return stats.Comparison{Logs: logs, LowerIsBetter: t.Latency()}
 }
 
-// judge gives each row its verdict. Rows come in the order of family, with the base's between.
+// judge gives each row its verdict. Rows come in the order of family, with the base's between. With
+// so few rounds that no figures could give one, there is none.
 func judge(e *Evaluation, rows []Row) {
-	judgements := stats.Judge(e.family(), 0, 1-Confidence)
+	family := e.family()
+	if len(family) == 0 || math.Exp2(1-float64(len(family[0].Logs)))*float64(len(family)) > 1-Confidence {
+		return
+	}
+	judgements := stats.Judge(family, 0, 1-Confidence)
 	i := 0
 	for r := range rows {
 		if rows[r].Path != e.Base {

@@ -108,11 +108,14 @@ func commas(text string) string {
 	return b.String()
 }
 
-// Format writes a test's figure (bytes/s or s) as qperf would: "1.25 GB/sec", "47.1 us".
+// Format writes a test's figure as qperf would: "1.25 GB/sec", "47.1 us", "12.3 K/sec".
 func (t Test) Format(v float64) string {
 	k := asBandwidth
-	if t.Latency() {
+	switch t.Unit() {
+	case "s":
 		k = asTime
+	case "1/s", "packets/s":
+		k = asRate
 	}
 	n := Style{}.format(v, k)
 	return n.digits + " " + n.unit

@@ -77,6 +77,8 @@ type Distribution struct {
 	P99   float64 `json:"p99"`
 	P999  float64 `json:"p99_9"`
 	Max   float64 `json:"max"`
+	// Curve is pairs of a part of the messages (0.99) and the time that so many took at most, to the last one.
+	Curve [][2]float64 `json:"curve,omitempty"`
 	// HDR is the whole histogram of round trips in nanoseconds, in HdrHistogram's V2
 	// compressed form, base64: histograms of several runs can be added up.
 	HDR string `json:"hdr,omitempty"`
@@ -165,4 +167,15 @@ func NewDistribution(h *hdrhistogram.Histogram) *Distribution {
 	text, _ := h.EncodeV2() // into memory: cannot fail
 	d.HDR = string(text)
 	return d
+}
+
+// Curve reads a histogram of round trips for a plot that shows its tail: ever finer towards the slowest message.
+func Curve(h *hdrhistogram.Histogram) (points [][2]float64) {
+	for _, q := range []float64{0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0.99999} {
+		if rest := (1 - q) * float64(h.TotalCount()); rest < 1 {
+			break // no message is so rare
+		}
+		points = append(points, [2]float64{q, float64(h.ValueAtQuantile(100*q)) / 2e9})
+	}
+	return points
 }

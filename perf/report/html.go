@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/podlane/podlane/perf"
+	"github.com/podlane/podlane/perf/qperf"
 )
 
 var (
@@ -52,7 +53,8 @@ func HTML(w io.Writer, e *perf.Evaluation, about About) error {
 		"About": about, "Base": e.Base, "Groups": groups(e), "Conditions": conditions(e, about), "Commands": commands(e),
 		"Evaluation": plotted(e), "Summary": summary(e),
 		"Style": template.CSS(plotStyle + style), "PlotScript": template.JS(plotScript), "Script": template.JS(script),
-		"PlotLicence": plotLicence,
+		"PlotLicence": plotLicence, "Warnings": e.Warnings, "Steps": stepRows(e), "OneMachine": e.OneMachine(), "Rounds": e.Rounds,
+		"Invalid": e.Invalid,
 	}
 	if quick {
 		data["QuickLook"] = quickLook()
@@ -64,7 +66,8 @@ func HTML(w io.Writer, e *perf.Evaluation, about About) error {
 type group struct {
 	Test, Title string
 	Rows        []textRow
-	Tails       bool
+	Tails, CPU  bool
+	Steps       bool
 }
 
 func groups(e *perf.Evaluation) []group {
@@ -75,18 +78,34 @@ func groups(e *perf.Evaluation) []group {
 		}
 		g := &gs[len(gs)-1]
 		g.Rows = append(g.Rows, r)
+		g.CPU = g.CPU || r.CPU != ""
+	}
+	for _, s := range e.Steps {
+		for i := range gs {
+			gs[i].Steps = gs[i].Steps || gs[i].Test == string(s.Test)
+		}
 	}
 	return gs
 }
 
-// plotted is what the page's script gets: the rows alone.
+// plotted is what the page's script gets: the rows, not the cells.
 func plotted(e *perf.Evaluation) any {
-	return map[string]any{"base": e.Base, "rows": e.Rows}
+	costs := map[string]any{}
+	for _, r := range e.Rows {
+		if bs := bars(r); bs != nil {
+			costs[string(r.Test)+" "+r.Path] = map[string]any{"unit": r.CPU.Unit, "bars": bs, "network": r.CPU.Client.Network}
+		}
+	}
+	return map[string]any{"base": e.Base, "rows": e.Rows, "steps": e.Steps, "costs": costs}
 }
 
 func summary(e *perf.Evaluation) string {
+	why := ""
+	if e.Budget > 0 && e.Stopped != "" {
+		why = " It stopped because " + e.Stopped + "."
+	}
 	return fmt.Sprintf("%d rounds of %.3g s a cell after %.3g s of warm-up; in each round every path once by every test, in random order (seed %d). Ratios are to %s of the same round; took %.0f s.",
-		e.Rounds, e.Duration, e.Warmup, e.Seed, e.Base, e.Took)
+		e.Rounds, e.Duration, e.Warmup, e.Seed, e.Base, e.Took) + why
 }
 
 func conditions(e *perf.Evaluation, about About) []Fact {
@@ -107,8 +126,23 @@ func conditions(e *perf.Evaluation, about About) []Fact {
 	}
 	add("CPU", distinct(e, func(m perf.Machine) []string { return []string{m.Client.CPU, m.Server.CPU} }))
 	add("kernel", distinct(e, func(m perf.Machine) []string { return []string{m.Client.OS, m.Server.OS} }))
-	add("datagrams", fmt.Sprintf("%d bytes in udp_bw", e.Config.Datagram))
+	add("governor", distinct(e, func(m perf.Machine) []string { return factsOf(m, func(f qperf.Facts) string { return f.Governor }) }))
+	add("clock source", distinct(e, func(m perf.Machine) []string { return factsOf(m, func(f qperf.Facts) string { return f.Clock }) }))
+	add("offloads off", distinct(e, func(m perf.Machine) []string {
+		return factsOf(m, func(f qperf.Facts) string { return strings.Join(f.Off, ", ") })
+	}))
+	add("datagrams", fmt.Sprintf("%d bytes in udp_bw", e.Datagram))
+	for _, n := range e.Notes {
+		add(n.Name, n.Value)
+	}
 	return append(facts, about.Facts...)
+}
+
+func factsOf(m perf.Machine, of func(qperf.Facts) string) []string {
+	if m.Facts == nil {
+		return nil
+	}
+	return []string{of(m.Facts.Local), of(m.Facts.Remote)}
 }
 
 // distinct gives each different value once.

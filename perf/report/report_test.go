@@ -154,8 +154,8 @@ func TestHTML_inBrowser(t *testing.T) {
 	if err != nil {
 		t.Skipf("chromium does not run here: %v", err)
 	}
-	if n := strings.Count(string(dom), "<canvas"); n != 8 {
-		t.Errorf("%d plots drawn, want 8", n)
+	if n := strings.Count(string(dom), "<canvas"); n != 10 {
+		t.Errorf("%d plots drawn, want 10", n)
 	}
 	if strings.Contains(string(dom), "<title>owned") {
 		t.Error("a fact was run as a script")

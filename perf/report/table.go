@@ -4,8 +4,10 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,6 +19,12 @@ import (
 
 // What the tests are, in words.
 var titles = map[qperf.Test]string{
+	qperf.TCPStreams: "TCP bandwidth of several streams",
+	qperf.TCPConnect: "TCP connections made, used and closed",
+	qperf.UDPSearch:  "UDP bandwidth without loss",
+	qperf.UDPPackets: "UDP packets of 64 bytes",
+	qperf.UDPOpen:    "UDP latency at a fixed rate, one way",
+
 	qperf.TCPBandwidth: "TCP bandwidth",
 	qperf.TCPLatency:   "TCP latency, one way",
 	qperf.UDPBandwidth: "UDP bandwidth, as received",
@@ -33,6 +41,7 @@ type textRow struct {
 	Test, Title, Path           string
 	Median, Quartiles           string
 	Ratio, Interval, Note, Tail string
+	Verdict, CPU                string
 	First                       bool // of its test
 }
 
@@ -43,7 +52,7 @@ func textRows(e *perf.Evaluation) []textRow {
 		t := textRow{
 			Test: string(r.Test), Title: titles[r.Test], Path: r.Path, First: r.Test != last,
 			Median: r.Test.Format(r.Median), Quartiles: r.Test.Format(r.Q1) + " .. " + r.Test.Format(r.Q3),
-			Ratio: ratio(r.RatioToNode), Note: note(r),
+			Ratio: ratio(r.RatioToNode), Note: note(r), Verdict: string(r.Verdict), CPU: cpu(r.CPU),
 		}
 		if r.RatioLow > 0 {
 			t.Interval = ratio(r.RatioLow) + " .. " + ratio(r.RatioHigh)
@@ -57,6 +66,19 @@ func textRows(e *perf.Evaluation) []textRow {
 	return rows
 }
 
+// cpu is a cost in words: of each end, and the network's share of it.
+func cpu(c *perf.CPUCost) string {
+	if c == nil {
+		return ""
+	}
+	three := func(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+	if c.OneMachine {
+		return fmt.Sprintf("%s %s (beside the engine %s)", three(c.Client.Total), c.Unit, three(c.Client.Network))
+	}
+	return fmt.Sprintf("client %s, server %s %s (beside the engine %s, %s)",
+		three(c.Client.Total), three(c.Server.Total), c.Unit, three(c.Client.Network), three(c.Server.Network))
+}
+
 func ratio(q float64) string {
 	if q == 1 {
 		return "1"
@@ -66,6 +88,9 @@ func ratio(q float64) string {
 
 func note(r perf.Row) string {
 	var notes []string
+	if r.HalfPercent > 0 {
+		notes = append(notes, "with 0.5 % lost "+r.Test.Format(r.HalfPercent))
+	}
 	if r.QuickLook {
 		notes = append(notes, "quick look")
 	}
@@ -90,12 +115,19 @@ func percent(part float64) string {
 // with its 95 % interval, and what is to be noted.
 func Table(w io.Writer, e *perf.Evaluation) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(tw, "test\tpath\tmedian\tquartiles\tratio to %s\t%.0f %% interval\tnote\n", e.Base, 100*perf.Confidence)
+	verdict := "\tverdict"
+	if !slices.ContainsFunc(e.Rows, func(r perf.Row) bool { return r.Verdict != "" }) {
+		verdict = ""
+	}
+	fmt.Fprintf(tw, "test\tpath\tmedian\tquartiles\tratio to %s\t%.0f %% interval%s\tnote\n", e.Base, 100*perf.Confidence, verdict)
 	noted := false
 	for _, r := range textRows(e) {
 		test := r.Test
 		if !r.First {
 			test = ""
+		}
+		if verdict != "" {
+			r.Interval += "\t" + r.Verdict
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", test, r.Path, r.Median, r.Quartiles, r.Ratio, r.Interval, r.Note)
 		noted = noted || strings.Contains(r.Note, "quick look")
@@ -103,9 +135,86 @@ func Table(w io.Writer, e *perf.Evaluation) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	if !noted {
-		return nil
+	if err := errors.Join(costTable(w, e), stepTable(w, e)); err != nil {
+		return err
 	}
-	_, err := fmt.Fprintln(w, quickLook())
-	return err
+	var lines []string
+	if noted {
+		lines = append(lines, quickLook())
+	}
+	if e.Stopped != "" && e.Budget > 0 {
+		lines = append(lines, fmt.Sprintf("%d rounds in %.0f s: %s", e.Rounds, e.Took, e.Stopped))
+	}
+	for _, warning := range e.Warnings {
+		lines = append(lines, "warning: "+warning)
+	}
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// costTable is the CPU time of each row, where it was measured.
+func costTable(w io.Writer, e *perf.Evaluation) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	heading := "\ntest\tpath\tCPU at both ends, less idle\n"
+	if e.OneMachine() {
+		heading = "\ntest\tpath\tCPU of the whole machine, less idle\n"
+	}
+	for _, r := range textRows(e) {
+		if r.CPU == "" {
+			continue
+		}
+		fmt.Fprintf(tw, "%s%s\t%s\t%s\n", heading, r.Test, r.Path, r.CPU)
+		heading = ""
+	}
+	return tw.Flush()
+}
+
+// stepTable is what each part of the way adds.
+func stepTable(w io.Writer, e *perf.Evaluation) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for i, s := range stepRows(e) {
+		if i == 0 {
+			fmt.Fprintf(tw, "\ntest\tpart of the way\tadds\t%.0f %% interval\tof %s\tCPU\n", 100*perf.Confidence, e.Base)
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Test, s.Part, s.Adds, s.Interval, s.Share, s.CPU)
+	}
+	return tw.Flush()
+}
+
+// stepRow is a perf.Step as text.
+type stepRow struct{ Test, Part, Adds, Interval, Share, CPU string }
+
+func stepRows(e *perf.Evaluation) (rows []stepRow) {
+	medians := map[qperf.Test]float64{}
+	for _, r := range e.Rows {
+		if r.Path == e.Base {
+			medians[r.Test] = r.Median
+		}
+	}
+	for _, s := range e.Steps {
+		row := stepRow{Test: string(s.Test), Part: s.Part, Adds: plus(s.Test, s.Adds)}
+		if s.Low != 0 || s.High != 0 {
+			row.Interval = plus(s.Test, s.Low) + " .. " + plus(s.Test, s.High)
+		}
+		if base := medians[s.Test]; base > 0 {
+			row.Share = strconv.FormatFloat(100*s.Adds/base, 'f', 1, 64) + " %"
+		}
+		if s.Cost != "" {
+			row.CPU = strconv.FormatFloat(s.CPU, 'g', 3, 64) + " " + s.Cost
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// plus writes a difference with its sign.
+func plus(t qperf.Test, v float64) string {
+	if v < 0 {
+		return "-" + t.Format(-v)
+	}
+	return "+" + t.Format(v)
 }
