@@ -22,8 +22,7 @@ func (r *reply) svc(p path) (exists bool, target Name) {
 	if p.n == 2 {
 		return r.z.namespace(p.labels[1]), ""
 	}
-	k := cluster.Key{Namespace: p.labels[1], Name: p.labels[2]}
-	s := r.z.snapshot.Services.Get(k)
+	s := r.z.snapshot.Services.Get(serviceKey(p))
 	if s == nil {
 		return false, ""
 	}
@@ -42,6 +41,9 @@ func (r *reply) svc(p path) (exists bool, target Name) {
 	}
 	return r.port(b, p.labels[4], p.labels[3]), ""
 }
+
+// serviceKey is that of the Service that a path of three labels or more names.
+func serviceKey(p path) cluster.Key { return cluster.Key{Namespace: p.labels[1], Name: p.labels[2]} }
 
 // external has the CNAME of a Service of type ExternalName.
 func (r *reply) external(s *cluster.Service, p path) (exists bool, target Name) {

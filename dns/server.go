@@ -68,6 +68,8 @@ type Server struct {
 	waiting   sync.WaitGroup
 	draining  atomic.Bool
 	stats     statsList
+	clients   atomic.Pointer[clients]
+	watchers  watchers
 }
 
 // listener is the sockets of one address.
@@ -283,13 +285,16 @@ func (s *Server) guard(w *worker) {
 	}
 }
 
-// observe counts an answered request and logs it where that is wanted.
+// observe counts an answered request, logs it where that is wanted and shows it to
+// who watches.
 func (s *Server) observe(w *worker, from netip.AddrPort, start time.Time) {
 	took := time.Since(start)
 	code := Code(w.out[3] & maskCode)
 	w.stats.observe(w, from.Addr(), code, took)
-	if s.cfg.LogQueries {
-		s.cfg.Log.Info("query", "client", from, "name", w.q.Name, "type", w.q.Type,
-			"tcp", w.stream, "code", code, "bytes", len(w.out), "took", took)
+	if code == NXDomain && w.local {
+		s.searched(w.q.Name, from.Addr())
+	}
+	if s.watchers.some.Load() || s.cfg.LogQueries {
+		s.show(Query{time.Now(), from, s.pod(from.Addr()), w.q.Name, w.q.Type, w.stream, code, len(w.out), took})
 	}
 }

@@ -118,7 +118,7 @@ var (
 )
 
 var serverDescs = []*prometheus.Desc{descRequests, descResponses, descDuration, descPanics, descHits,
-	descMisses, descEntries, descBytes, descSynced}
+	descMisses, descEntries, descBytes, descSynced, descSearched, descUnwatched}
 
 // collector gives a Server's counts to prometheus. The names and labels are
 // CoreDNS's, where the meaning is the same; "server" is what CoreDNS has for a
@@ -149,6 +149,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descPanics, prometheus.CounterValue, float64(l.panics.Load()))
 	ch <- prometheus.MustNewConstMetric(descSynced, prometheus.GaugeValue, float64(index(c.s.zone.Load() != nil)))
+	c.s.collectSearched(ch)
+	ch <- counter(descUnwatched, c.s.watchers.lost.Load())
 	if f := c.s.cfg.Forwarder; f != nil {
 		f.collect(ch)
 	}
