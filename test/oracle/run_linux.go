@@ -1,0 +1,117 @@
+package oracle
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podlane/podlane/test/oracle/history"
+	"github.com/podlane/podlane/test/oracle/world"
+)
+
+// Run plays a history in two new nodes and compares after each step. It ends at the
+// first step that shows mismatches, and gives these.
+func Run(h history.History, c *Coverage) ([]mismatch, error) {
+	s, err := newSides(h)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	known := map[string]*corev1.Service{}
+	for i, step := range h.Steps {
+		if err := s.step(step); err != nil {
+			return nil, fmt.Errorf("step %d: %w", i, err)
+		}
+		for _, change := range step {
+			if change.Service != nil {
+				known[fmt.Sprint(len(known))] = change.Service
+			}
+		}
+		found, err := s.look(slices.Collect(maps.Values(known)), c)
+		if err != nil {
+			return nil, fmt.Errorf("step %d: %w", i, err)
+		}
+		for j := range found {
+			found[j].Step = i
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
+	}
+	return nil, nil
+}
+
+func newSides(h history.History) (*sides, error) {
+	s := &sides{r: rand.New(rand.NewPCG(h.Seed, 1))}
+	var worlds [2]*world.World
+	err := both(func(side int) (err error) {
+		worlds[side], err = world.New(world.Config{Pods: history.PodRanges, Addrs: slices.Concat(history.NodeAddrs, history.OtherAddrs)}, side)
+		return err
+	})
+	if err == nil {
+		var err1, err2 error
+		s.kube, err1 = newKubeProxy(worlds[0], h.NodePortAddresses)
+		s.ours, err2 = newPodlane(worlds[1], h.NodePortAddresses)
+		err = errors.Join(err1, err2)
+	}
+	if err != nil {
+		for _, w := range worlds {
+			if w != nil {
+				w.Close()
+			}
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *sides) close() {
+	s.ours.close()
+	s.kube.Close()
+	s.ours.Close()
+}
+
+func (s *sides) step(step history.Step) error {
+	return both(func(side int) error {
+		if err := s.bind(side, step); err != nil {
+			return err
+		}
+		if side == 0 {
+			return s.kube.step(step)
+		}
+		return s.ours.step(step)
+	})
+}
+
+func (s *sides) bind(side int, step history.Step) error {
+	for _, c := range step {
+		if c.Bind == "" && c.Unbind == "" {
+			continue
+		}
+		if err := s.world(side).Bind(netip.MustParseAddr(c.Bind+c.Unbind), c.Bind != ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look compares what is there now.
+func (s *sides) look(known []*corev1.Service, c *Coverage) ([]mismatch, error) {
+	gs := slices.DeleteFunc(groups(targets(known), s.ours.state.Bound), func(g *group) bool { return !g.learn(s.ours.table, s.r) })
+	differ, err := s.compare(gs)
+	if err != nil {
+		return nil, err
+	}
+	var found []mismatch
+	for _, g := range differ {
+		if !c.wanted(g) {
+			found = append(found, mismatch{Group: g.String(), Why: g.difference(s.ours.table)})
+		}
+	}
+	return found, nil
+}
