@@ -35,6 +35,10 @@ type dnsFlags struct {
 	logQueries              bool
 	logLevel, logFormat     string
 	lameDuck, upstreamLimit time.Duration
+	stubs                   []string
+	hosts, corefile, node   string
+	serveStale              time.Duration
+	hostsText               string // entries of a Corefile
 }
 
 func newDNS() *cobra.Command {
@@ -46,13 +50,22 @@ func newDNS() *cobra.Command {
 Kubernetes DNS specification 1.1.0; questions for other names go to the given resolvers, or to those of resolv.conf, and are cached.
 
 Until the cluster has been read, the cluster's names are answered with SERVFAIL and /readyz says so. When the API server is away, the last state is
-answered from. On SIGTERM it goes on for a moment, so that clients find another server, and ends within 2 s.`,
+answered from. On SIGTERM it goes on for a moment, so that clients find another server, and ends within 2 s.
+
+With --corefile the settings of a CoreDNS are taken over; flags that are given count more. "podlane dns translate" prints what they come to.
+With --health and --node, "podlane dns queries" shows what a pod of the node asks.`,
 		Example: `  podlane dns --kubeconfig /etc/podlane/kubeconfig --health :8080 --metrics :9153
   podlane dns --manifests ./cluster --listen 127.0.0.1:5300 --upstream 192.0.2.53,192.0.2.54
   dig @127.0.0.1 -p 5300 kubernetes.default.svc.cluster.local`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDNS(cmd, f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.takeCorefile(cmd); err != nil {
+				return err
+			}
+			return runDNS(cmd, f)
+		},
 	}
+	cmd.AddCommand(newDNSTranslate(), newDNSQueries())
 	fl := cmd.Flags()
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the API server; without it and --manifests: in-cluster")
 	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
@@ -64,6 +77,11 @@ answered from. On SIGTERM it goes on for a moment, so that clients find another 
 	fl.StringSliceVar(&f.upstreams, "upstream", nil, "resolvers for all other names, ADDR or ADDR:PORT, in this order; none: such names are refused (default those of --resolv-conf)")
 	fl.StringVar(&f.resolvConf, "resolv-conf", "/etc/resolv.conf", "file that names the resolvers where --upstream does not")
 	fl.DurationVar(&f.upstreamLimit, "upstream-timeout", 4500*time.Millisecond, "how long resolvers may take before a question is answered with SERVFAIL")
+	fl.StringArrayVar(&f.stubs, "stub", nil, "a zone with resolvers of its own, ZONE=ADDR[,ADDR...]; may be given several times")
+	fl.StringVar(&f.hosts, "hosts", "", "file of names with addresses (hosts(5)) to answer without asking resolvers")
+	fl.DurationVar(&f.serveStale, "serve-stale", time.Hour, "how long answers may be given past their end while no resolver answers; 0: not at all")
+	fl.StringVar(&f.corefile, "corefile", "", "CoreDNS's configuration to take settings from; lines that cannot be taken over are logged")
+	fl.StringVar(&f.node, "node", "", "this node's name: its pods are followed, named in the query log and counted by namespace")
 	fl.IntVar(&f.cacheMiB, "cache", 16, "memory for answers from resolvers in MiB")
 	fl.StringVar(&f.health, "health", "", "address of /healthz and /readyz over HTTP (default none)")
 	fl.StringVar(&f.metrics, "metrics", "", "address of /metrics over HTTP (default none)")
@@ -95,7 +113,7 @@ func runDNS(cmd *cobra.Command, f dnsFlags) error {
 	if err := server.Listen(); err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}
-	d := &dnsServer{server: server, forwarder: forwarder, source: source, zone: zone, log: log}
+	d := &dnsServer{flags: f, server: server, forwarder: forwarder, source: source, zone: zone, log: log}
 	if d.http, err = d.listenHTTP(f.health, f.metrics); err != nil {
 		return err
 	}
@@ -108,11 +126,14 @@ func newDNSSource(f dnsFlags, pods bool, log *slog.Logger) (dnsSource, error) {
 	if f.manifests != "" {
 		return file.New(f.manifests, file.Options{Log: log})
 	}
-	kinds := kube.ForDNS
-	if pods {
-		kinds |= kube.Pods
+	o := kube.Options{Kubeconfig: f.kubeconfig, Kinds: kube.ForDNS, Log: log}
+	switch {
+	case pods:
+		o.Kinds |= kube.Pods
+	case f.node != "":
+		o.Kinds, o.Node = o.Kinds|kube.Pods, f.node
 	}
-	return kube.New(kube.Options{Kubeconfig: f.kubeconfig, Kinds: kinds, Log: log})
+	return kube.New(o)
 }
 
 // zone gives the zone's settings.
@@ -149,9 +170,17 @@ func (f dnsFlags) server(zone dns.Config, log *slog.Logger) (*dns.Server, *dns.F
 		if err != nil {
 			return nil, nil, err
 		}
-		forwarder = dns.NewForwarder(dns.ForwardConfig{
-			Upstreams: ups, Timeout: f.upstreamLimit, CacheBytes: f.cacheMiB << 20, Log: log,
-		})
+		c := dns.ForwardConfig{Upstreams: ups, Timeout: f.upstreamLimit, CacheBytes: f.cacheMiB << 20, MaxStale: f.serveStale, Log: log}
+		if c.MaxStale == 0 {
+			c.MaxStale = -1
+		}
+		if c.Stubs, err = parseStubs(f.stubs); err != nil {
+			return nil, nil, err
+		}
+		if c.Hosts, err = f.hostsEntries(); err != nil {
+			return nil, nil, err
+		}
+		forwarder = dns.NewForwarder(c)
 	}
 	return dns.NewServer(dns.ServerConfig{
 		Listen: listen, Domain: zone.Domain, Forwarder: forwarder, LameDuck: f.lameDuck,

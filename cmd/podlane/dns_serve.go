@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 // dnsServer is a running server with what feeds it.
 type dnsServer struct {
+	flags     dnsFlags
 	server    *dns.Server
 	forwarder *dns.Forwarder
 	source    dnsSource
@@ -38,6 +40,7 @@ func (d *dnsServer) run(ctx context.Context) error {
 	g.Go(func() error { d.follow(rest); return nil })
 	if d.forwarder != nil {
 		g.Go(func() error { return d.forwarder.Run(rest) })
+		g.Go(func() error { d.followResolvers(rest); return nil })
 	}
 	for _, h := range d.http {
 		g.Go(func() error { return h.run(rest) })
@@ -52,6 +55,7 @@ func (d *dnsServer) run(ctx context.Context) error {
 // follow makes the newest Snapshot the zone.
 func (d *dnsServer) follow(ctx context.Context) {
 	var z *dns.Zone
+	pods := dnsClients{node: d.flags.node}
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,6 +66,9 @@ func (d *dnsServer) follow(ctx context.Context) {
 			}
 			z = dns.Compile(z, s, d.zone)
 			d.server.SetZone(z)
+			if pods.take(s) {
+				d.server.SetClients(maps.Clone(pods.addrs))
+			}
 		}
 	}
 }
@@ -92,6 +99,7 @@ func (d *dnsServer) listenHTTP(health, metrics string) ([]*httpServer, error) {
 	}
 	if health != "" {
 		d.health(mux(health))
+		mux(health).HandleFunc("/queries", d.queries)
 	}
 	if metrics != "" {
 		d.metrics(mux(metrics))
