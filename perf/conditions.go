@@ -11,10 +11,11 @@ import (
 
 // From where on a condition is worth a warning.
 const (
-	muchSteal = 0.02  // of the CPUs
-	muchLoad  = 0.10  // of the CPUs, by others
-	muchLost  = 0.001 // of TCP's segments, sent again
-	surely    = 0.01  // chance of a trend without one
+	muchSteal   = 0.02  // of the CPUs
+	muchLoad    = 0.10  // of the CPUs, by others
+	tooMuchLoad = 0.5   // from here on what is measured takes from what is subtracted
+	muchLost    = 0.001 // of TCP's segments, sent again
+	surely      = 0.01  // chance of a trend without one
 )
 
 // warnings says what weakens the figures, each in one line.
@@ -30,9 +31,16 @@ func warnings(e *Evaluation) []string {
 	used := usage(e)
 	add(used.steal > muchSteal, "the hypervisor took %.1f %% of the CPU (steal): the machine is not alone on its host", 100*used.steal)
 	add(used.idle && used.others > muchLoad, "other work used %.0f %% of the CPU while nothing was measured", 100*used.others)
+	add(used.idle && used.others > tooMuchLoad, "CPU costs are left out: what a path used cannot be told from that")
 	add(used.segments > 0 && float64(used.resent)/used.segments > muchLost, "TCP sent %d segments again: packets were lost on the way", used.resent)
 	add(used.dropped > 0, "the devices at the paths' ends dropped %d packets", used.dropped)
 	return append(ws, trends(e)...)
+}
+
+// An end is one machine of a path.
+type end struct {
+	node  string
+	facts qperf.Facts
 }
 
 // endWarnings are of the facts of each end, each once.
@@ -50,7 +58,12 @@ func endWarnings(e *Evaluation) (ws []string) {
 		if m.Facts == nil {
 			continue
 		}
-		for node, f := range map[string]qperf.Facts{m.Client.Node: m.Facts.Local, m.Server.Node: m.Facts.Remote} {
+		ends := []end{{m.Client.Node, m.Facts.Local}, {m.Server.Node, m.Facts.Remote}}
+		if e.OneMachine() {
+			ends = []end{{"this machine", m.Facts.Local}}
+		}
+		for _, n := range ends {
+			node, f := n.node, n.facts
 			if f.Governor != "" && f.Governor != "performance" {
 				add(fmt.Sprintf("%s: the CPU's frequency governor is %q: its speed follows the load", node, f.Governor))
 			}
@@ -60,8 +73,9 @@ func endWarnings(e *Evaluation) (ws []string) {
 			if f.Load > float64(f.CPUs) {
 				add(fmt.Sprintf("%s: a load of %.1f on %d CPUs when the run began", node, f.Load, f.CPUs))
 			}
-			if len(f.Off) > 0 {
-				add(fmt.Sprintf("%s: %s has no %s", m.Path, f.Device, strings.Join(f.Off, ", ")))
+			off := slices.DeleteFunc(slices.Clone(f.Off), func(name string) bool { return name == "gro" }) // no veth has it, unless asked
+			if len(off) > 0 {
+				add(fmt.Sprintf("%s: %s has no %s", m.Path, f.Device, strings.Join(off, ", ")))
 			}
 		}
 	}

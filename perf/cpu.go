@@ -36,7 +36,8 @@ type sum struct {
 	engine qperf.CPUTime
 }
 
-// cpuCost is nil where no idle cells were measured, or the test has no amount of work.
+// cpuCost is nil where no idle cells were measured, other work filled the machine, or the test
+// has no amount of work.
 func (e *Evaluation) cpuCost(path string, t qperf.Test) *CPUCost {
 	idle := map[int]*qperf.Result{}
 	for _, c := range e.Cells {
@@ -55,7 +56,7 @@ func (e *Evaluation) cpuCost(path string, t qperf.Test) *CPUCost {
 		server.add(c.Result.Remote, rest.Remote, c.Result.Engine.Remote)
 		per += work(c.Result)
 	}
-	if cost.Unit == "" || per == 0 {
+	if cost.Unit == "" || per == 0 || usage(e).others > tooMuchLoad {
 		return nil
 	}
 	if cost.OneMachine { // both read the same clocks

@@ -1,0 +1,406 @@
+package kube
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podlane/podlane/perf"
+)
+
+// Further paths that can be asked for.
+const (
+	NodePod  = "node-pod"  // from a node to a pod on the other
+	SameNode = "same-node" // from pod to pod on one node
+	Hairpin  = "hairpin"   // from a pod through a Service to itself
+	NodePort = "node-port" // from a node to another node's port of the Service
+)
+
+// Further lists them.
+var Further = []string{NodePod, SameNode, Hairpin, NodePort}
+
+// Options say what to measure, and in which cluster.
+type Options struct {
+	Kubeconfig string // "" means as kubectl finds it
+	Context    string
+	Image      string
+	Binary     string // podlane in the image; "" means /podlane
+	From, To   string // nodes; "" means pick
+	Further    []string
+	IPv6       bool
+	Timeout    time.Duration // for the pods to be ready; 0 means 2 minutes
+	Config     perf.Config
+	Progress   func(string)
+}
+
+// margin is how long a run's objects may outlive its budget before anybody may take them away.
+const margin = 10 * time.Minute
+
+func (o Options) plan() (plan, error) {
+	for _, name := range o.Further {
+		if !slices.Contains(Further, name) {
+			return plan{}, fmt.Errorf("path %q: want %s", name, strings.Join(Further, ", "))
+		}
+	}
+	if o.Image == "" {
+		return plan{}, errors.New("no image")
+	}
+	lifetime := o.Config.Budget + margin
+	return plan{
+		lifetime: lifetime,
+		id:       strings.ToLower(rand.Text()[:8]), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
+		ipv6: o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
+	}, nil
+}
+
+// Manifests gives what Run would make, and makes nothing. Without a cluster to ask, the nodes
+// must be given.
+func Manifests(ctx context.Context, o Options) (string, error) {
+	p, err := o.plan()
+	if err != nil {
+		return "", err
+	}
+	if o.From == "" || o.To == "" {
+		a, err := connect(o.Kubeconfig, o.Context)
+		if err != nil {
+			return "", err
+		}
+		if p.from, p.to, err = a.pick(ctx, o); err != nil {
+			return "", err
+		}
+	}
+	return p.render()
+}
+
+func (a *api) pick(ctx context.Context, o Options) (string, string, error) {
+	nodes, err := a.nodes(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	return pick(nodes, o.From, o.To)
+}
+
+// Run makes what it needs, measures, and takes it all away again, whatever happens; should this
+// process be killed, the keeper in the cluster does.
+func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
+	p, err := o.plan()
+	if err != nil {
+		return nil, err
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 2 * time.Minute
+	}
+	a, err := connect(o.Kubeconfig, o.Context)
+	if err != nil {
+		return nil, err
+	}
+	if p.from, p.to, err = a.pick(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := a.cleanup(ctx, "", o.Progress); err != nil { // only what is over
+		o.Progress("cannot look for what earlier runs left: " + err.Error())
+	}
+	r := &run{api: a, plan: p, Options: o}
+	defer func() { err = errors.Join(err, r.end()) }()
+	if err := r.make(ctx); err != nil {
+		return nil, err
+	}
+	return r.measure(ctx)
+}
+
+// run is one run.
+type run struct {
+	*api
+	plan
+	Options
+	found   map[string]corev1.Pod // by role
+	release func()                // lets the keeper go
+}
+
+func (r *run) make(ctx context.Context) error {
+	r.Progress(fmt.Sprintf("node %s to node %s, namespace %s", r.from, r.to, r.namespace()))
+	var owner *corev1.Namespace
+	for _, o := range r.objects() {
+		ns, isSpace := o.(*corev1.Namespace)
+		if isSpace && owner != nil {
+			ns.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Namespace", Name: owner.Name, UID: owner.UID}}
+		}
+		if err := r.patiently(ctx, func() error { return r.create(ctx, o) }); err != nil {
+			return err
+		}
+		if isSpace && owner == nil {
+			owner = ns
+		}
+	}
+	if err := r.wait(ctx); err != nil {
+		return err
+	}
+	return r.hold(ctx)
+}
+
+// patiently tries again what a namespace just made may refuse for a moment: its default service account
+// comes from a controller.
+func (r *run) patiently(ctx context.Context, f func() error) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		err := f()
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || !serviceAccountMissing(err) {
+			return err
+		}
+	}
+}
+
+func serviceAccountMissing(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "serviceaccount") && strings.Contains(err.Error(), "not found")
+}
+
+// wait waits until every pod is ready, and says why one is not.
+func (r *run) wait(ctx context.Context) error {
+	end := time.Now().Add(r.Timeout)
+	for {
+		missing, fatal, err := r.look(ctx)
+		switch {
+		case err != nil:
+			return err
+		case fatal:
+			return errors.New(missing)
+		case missing == "":
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("not ready after %s: %s", r.Timeout, missing)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// look reads the pods, and gives what is still missing, if anything; fatal is what waiting will not mend.
+func (r *run) look(ctx context.Context) (missing string, fatal bool, err error) {
+	r.found = map[string]corev1.Pod{}
+	var lines []string
+	for _, ns := range []string{r.namespace(), r.hostNamespace()} {
+		pods, err := r.pods(ctx, ns)
+		if err != nil {
+			return "", false, err
+		}
+		for _, p := range pods {
+			r.found[p.Labels[RoleLabel]] = p
+			reason, hopeless := notReady(p)
+			if reason != "" {
+				lines = append(lines, fmt.Sprintf("pod %s on %s: %s", p.Name, p.Spec.NodeName, reason))
+			}
+			fatal = fatal || hopeless
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "; "), fatal, nil
+}
+
+// notReady is why a pod cannot be used yet, and whether that will never change.
+func notReady(p corev1.Pod) (reason string, hopeless bool) {
+	if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		return strings.TrimSpace(fmt.Sprintf("ended (%s %s)", p.Status.Reason, p.Status.Message)), true
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+			pull := slices.Contains([]string{"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}, w.Reason)
+			return strings.TrimSpace(fmt.Sprintf("image %s: %s %s", c.Image, w.Reason, w.Message)), pull
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return "", false
+		}
+	}
+	return "is " + strings.ToLower(string(p.Status.Phase)), false
+}
+
+// hold attaches to the keeper: from now on it deletes everything as soon as this connection ends. A keeper that cannot be
+// attached to deletes everything when the time is over.
+func (r *run) hold(ctx context.Context) error {
+	in, out := io.Pipe()
+	holding, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var done sync.WaitGroup
+	failed := make(chan error, 1)
+	done.Go(func() { failed <- r.attach(holding, r.namespace(), keeper, in) })
+	r.release = func() { _ = out.Close(); cancel(); done.Wait() }
+	wrote := make(chan error, 1)
+	go func() { _, err := out.Write([]byte("hold\n")); wrote <- err }()
+	select {
+	case err := <-failed:
+		_ = in.Close()
+		return fmt.Errorf("attach to the keeper: %w", plain(errors.Join(err, errors.New("it ended"))))
+	case err := <-wrote:
+		return err
+	case <-time.After(10 * time.Second):
+		return errors.New("attach to the keeper: no answer within 10 s")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end takes everything away, and waits for it a little: the API server goes on by itself.
+func (r *run) end() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := errors.Join(r.deleteNamespace(ctx, r.hostNamespace()), r.deleteNamespace(ctx, r.namespace()))
+	if r.release != nil {
+		r.release()
+	}
+	for ; err == nil && ctx.Err() == nil; time.Sleep(200 * time.Millisecond) {
+		if r.namespaceGone(ctx, r.namespace()) && r.namespaceGone(ctx, r.hostNamespace()) {
+			return nil
+		}
+	}
+	if err == nil {
+		r.Progress("namespace " + r.namespace() + " is being deleted; the cluster has not finished yet")
+	}
+	return err
+}
+
+// Cleanup takes away what runs have left behind: of the run given, of all ("all"), or what is over ("").
+func Cleanup(ctx context.Context, o Options, id string) error {
+	a, err := connect(o.Kubeconfig, o.Context)
+	if err != nil {
+		return err
+	}
+	return a.cleanup(ctx, id, o.Progress)
+}
+
+func (a *api) cleanup(ctx context.Context, id string, progress func(string)) error {
+	spaces, err := a.namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ns := range spaces {
+		until, err := time.Parse(time.RFC3339, ns.Annotations[UntilAnnotation])
+		over := err == nil && time.Now().After(until)
+		if !over && id != "all" && (id == "" || ns.Labels[RunLabel] != id) {
+			continue
+		}
+		if err := a.deleteNamespace(ctx, ns.Name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		progress("deleted namespace " + ns.Name)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
+	paths, err := r.paths(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := r.Config
+	c.Paths, c.Idle, c.Binary = paths, true, r.Binary
+	if c.Binary == "" {
+		c.Binary = "/podlane"
+	}
+	e, err := perf.Evaluate(ctx, c)
+	if e != nil {
+		e.Notes = append(e.Notes, perf.Note{Name: "nodes", Value: r.from + " to " + r.to}, perf.Note{Name: "image", Value: r.image})
+		e.Decompose([]perf.Part{
+			{Name: "pod network", From: perf.NodeNode, To: perf.PodPod},
+			{Name: "Service translation", From: perf.PodPod, To: perf.PodServicePod},
+		})
+	}
+	if err != nil && ctx.Err() == nil && unreachable(err) {
+		err = fmt.Errorf("%w (a NetworkPolicy or a firewall between the two would look so)", err)
+	}
+	return e, err
+}
+
+func unreachable(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "timeout") || strings.Contains(text, "timed out") || strings.Contains(text, "refused") || strings.Contains(text, "no route")
+}
+
+// paths makes the ways out of the pods that are there now.
+func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
+	service, err := r.api.service(ctx, r.namespace(), "server")
+	if err != nil {
+		return nil, fmt.Errorf("service: %w", plain(err))
+	}
+	var server, node, cluster netip.Addr
+	for _, of := range []struct {
+		what string
+		list []string
+		to   *netip.Addr
+	}{
+		{"pod " + podServer, podIPs(r.found[podServer]), &server}, {"node " + r.to, podIPs(r.found[nodeServer]), &node},
+		{"the Service", service.Spec.ClusterIPs, &cluster},
+	} {
+		if *of.to, err = r.address(of.what, of.list); err != nil {
+			return nil, err
+		}
+	}
+	direct, through := &perf.Proof{Servers: []netip.Addr{server}}, &perf.Proof{Servers: []netip.Addr{server}, Translated: true}
+	paths := []perf.Path{
+		r.path(perf.NodeNode, nodeClient, node, &perf.Proof{Servers: []netip.Addr{node}}),
+		r.path(perf.PodPod, podClient, server, direct),
+		r.path(perf.PodServicePod, podClient, cluster, through),
+	}
+	paths[0].ControlPort, paths[0].DataPort = hostControlPort, hostDataPort
+	for _, name := range r.Further {
+		switch name {
+		case NodePod:
+			paths = append(paths, r.path(name, nodeClient, server, direct))
+		case SameNode:
+			paths = append(paths, r.path(name, neighbour, server, direct))
+		case Hairpin:
+			paths = append(paths, r.path(name, podServer, cluster, through))
+		case NodePort:
+			p := r.path(name, nodeClient, node, through)
+			p.ControlPort, p.DataPort = nodePortControl, nodePortData
+			paths = append(paths, p)
+		}
+	}
+	return paths, nil
+}
+
+func podIPs(p corev1.Pod) (ips []string) {
+	for _, ip := range p.Status.PodIPs {
+		ips = append(ips, ip.IP)
+	}
+	return ips
+}
+
+// address gives the first of the family asked for.
+func (r *run) address(what string, list []string) (netip.Addr, error) {
+	family := "IPv4"
+	if r.IPv6 {
+		family = "IPv6"
+	}
+	for _, text := range list {
+		if a, err := netip.ParseAddr(text); err == nil && a.Is6() == r.IPv6 {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("%s has no %s address", what, family)
+}
+
+// path makes one whose client is in the pod of that role.
+func (r *run) path(name, role string, to netip.Addr, proof *perf.Proof) perf.Path {
+	namespace := r.namespace()
+	if role == nodeClient {
+		namespace = r.hostNamespace()
+	}
+	return perf.Path{Name: name, Address: to.String(), Proof: proof, Exec: func(ctx context.Context, argv []string) ([]byte, error) {
+		return r.exec(ctx, namespace, role, argv)
+	}}
+}
