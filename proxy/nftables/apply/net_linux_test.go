@@ -284,7 +284,7 @@ func with(t *proxy.Table, entries ...*proxy.Entry) *proxy.Table {
 	return &proxy.Table{Services: t.Services.With(set), NodePorts: t.NodePorts, ServiceCIDRs: t.ServiceCIDRs}
 }
 
-func apply(t testing.TB, a *Applier, tb *proxy.Table, pods []netip.Addr) {
+func apply(t testing.TB, a proxier, tb *proxy.Table, pods []netip.Addr) {
 	t.Helper()
 	if err := a.Apply(tb, pods); err != nil {
 		t.Fatal(err)
