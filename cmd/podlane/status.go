@@ -67,7 +67,14 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 		state = fmt.Sprintf("NOT all is applied, %d tries: %s", s.Failures, s.Error)
 	}
 	fmt.Fprintf(w, "node %s, up %s: %s\n%d nodes, %d Services\n", s.Node, s.Up.Round(time.Second), state, s.Nodes, s.Services)
+	if s.Server != "" {
+		fmt.Fprintf(w, "API server %s\n", s.Server)
+	}
+	if s.Unready != "" {
+		fmt.Fprintf(w, "no pods can be served: %s\n", s.Unready)
+	}
 	fmt.Fprintln(w, "NetworkPolicies are not enforced by this version")
+	printFastPath(w, s.FastPath)
 	if len(s.Pods) > 0 {
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")
