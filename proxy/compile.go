@@ -65,7 +65,7 @@ func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 	}
 	set := map[cluster.Key]*Entry{}
 	for k := range dirty {
-		e, was := compileService(now.Services.Get(k), now.Endpoints.Get(k), next.facts), prev.Services.Get(k)
+		e, was := compileEntry(now.Services.Get(k), now.Endpoints.Get(k), next.facts), prev.Services.Get(k)
 		if !reflect.DeepEqual(e, was) {
 			set[k] = e
 		}

@@ -20,7 +20,9 @@ type mismatch struct {
 	Why   string
 }
 
-func (m mismatch) String() string { return fmt.Sprintf("after step %d, %s: %s", m.Step, m.Group, m.Why) }
+func (m mismatch) String() string {
+	return fmt.Sprintf("after step %d, %s: %s", m.Step, m.Group, m.Why)
+}
 
 // sides are the two nodes.
 type sides struct {

@@ -224,4 +224,3 @@ func list(s *discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	}
 	return []*discoveryv1.EndpointSlice{s}
 }
-
