@@ -31,8 +31,12 @@ const VerbServe = "serve"
 
 // Operations are the settings of the service proxy beside its rules.
 type Operations struct {
-	Mode  takeover.Mode // "" is auto
-	Ports ports.Addresses
+	Mode    takeover.Mode // "" is auto
+	Backend Backend       // "" is auto
+	// IPTablesRoot is where the host's files are, for its iptables programs; "" is
+	// "/".
+	IPTablesRoot string
+	Ports        ports.Addresses
 	// Config is what /configz shows.
 	Config any
 }
@@ -45,6 +49,7 @@ type operations struct {
 	log     *slog.Logger
 	node    string
 	limits  string // file of the flow table's former limits
+	record  string // file that names the backend in use, where it is not the default
 	off     string // why the Services are not ours; "" where they are
 	ports   *ports.Ports
 	checks  *ports.Checks
@@ -57,7 +62,7 @@ type operations struct {
 }
 
 func newOperations(c Config, log *slog.Logger) *operations {
-	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, FlowLimits),
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, countFlows)
@@ -112,13 +117,19 @@ func (o *operations) decide(ctx context.Context, s *services) {
 	if err != nil {
 		o.log.Warn("service proxy", "err", err)
 	}
+	if s.backend.record == "" {
+		s.backend = backend{log: o.log, root: o.IPTablesRoot, record: o.record}
+		s.backend.choose(o.Backend, s.conn, len(tables) > 0)
+		o.ports.Mode = s.backend.name()
+	}
+	ours := len(tables) > 0 || s.backend.left()
 	var e takeover.Evidence
-	if mode == takeover.Auto && len(tables) == 0 {
+	if mode == takeover.Auto && !ours {
 		if e, err = takeover.Detect(ctx); err != nil {
 			o.log.Warn("service proxy: the search for kube-proxy", "err", err)
 		}
 	}
-	on, why := takeover.Decide(mode, e, len(tables) > 0)
+	on, why := takeover.Decide(mode, e, ours)
 	if on {
 		o.serve()
 		return
@@ -127,8 +138,8 @@ func (o *operations) decide(ctx context.Context, s *services) {
 		o.log.Warn("service proxy off: " + why)
 	}
 	o.off = why
-	if mode == takeover.Off && len(tables) > 0 {
-		if err := s.applier.Remove(); err != nil {
+	if mode == takeover.Off && ours {
+		if err := s.remove(); err != nil {
 			o.log.Warn("service proxy off: removing our tables", "err", err)
 		}
 	}

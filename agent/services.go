@@ -16,6 +16,7 @@ type services struct {
 	conn    *nft.Conn
 	monitor *nft.Monitor
 	applier *apply.Applier
+	backend backend
 	notices chan nft.Event
 }
 
@@ -54,14 +55,16 @@ func (s *services) changed(e nft.Event) {
 	}
 }
 
-func (s *services) apply(p *plan.Plan) error { return s.applier.Apply(p.Table, p.PodAddrs) }
-
 // audit compares the tables with what they are believed to have.
 func (s *services) audit(p *plan.Plan) {
 	if p == nil {
 		return
 	}
-	if err := s.applier.Audit(p.Table, p.PodAddrs); err != nil {
+	err := s.applier.Audit(p.Table, p.PodAddrs)
+	if s.backend.chains != nil {
+		err = s.backend.chains.Audit()
+	}
+	if err != nil {
 		s.log.Warn("audit", "err", err)
 	}
 }
@@ -73,4 +76,9 @@ func (s *services) tidy() {
 	}
 }
 
-func (s *services) problems() []cluster.Problem { return s.applier.Problems() }
+func (s *services) problems() []cluster.Problem {
+	if s.backend.chains != nil {
+		return s.backend.chains.Problems()
+	}
+	return s.applier.Problems()
+}

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy"
+	iptables "github.com/podlane/podlane/proxy/iptables/apply"
+	"github.com/podlane/podlane/proxy/nftables"
+)
+
+// Backend is how Services are brought to the kernel.
+type Backend string
+
+// The backends.
+const (
+	AutoBackend Backend = "auto"     // nftables, where the kernel can
+	NFTables    Backend = "nftables" // in process
+	IPTables    Backend = "iptables" // by the host's programs
+)
+
+// ParseBackend reads the flag --proxy-backend.
+func ParseBackend(s string) (Backend, error) {
+	switch b := Backend(s); b {
+	case AutoBackend, NFTables, IPTables:
+		return b, nil
+	}
+	return "", fmt.Errorf("--proxy-backend %q: want auto, nftables or iptables", s)
+}
+
+// backend is the choice of a backend and what is needed to change it: the rules of
+// the other one are removed once the chosen one's are in.
+type backend struct {
+	log    *slog.Logger
+	chains *iptables.Applier // nil: nftables
+	root   string            // where the host's files are
+	record string            // file that names the backend that has rules in the kernel
+	other  bool              // the other one may have rules
+}
+
+// choose decides, by asking the kernel and not for its version. loaded says that
+// tables of ours are there, so that there is nothing to ask.
+func (b *backend) choose(want Backend, conn *nft.Conn, loaded bool) {
+	b.other = true
+	if want == AutoBackend || want == "" {
+		want = NFTables
+		if !loaded {
+			if err := probe(conn); lacks(err) {
+				b.log.Warn("this kernel cannot load the nftables backend: iptables is used", "err", err)
+				want = IPTables
+			}
+		}
+	}
+	if want == IPTables {
+		b.chains = iptables.New(b.root)
+	}
+}
+
+// probe loads our rules without any Service under another name, and deletes them.
+func probe(conn *nft.Conn) error {
+	r := nftables.NewRuleset(nft.IPv4, nft.Prefix+"probe")
+	_, err := nftables.Load(r, &proxy.Table{}, nil, nil, conn.Commit)
+	tx := &nft.Tx{}
+	tx.AddTable(r.Table) // so that there is one
+	tx.DeleteTable(r.Table)
+	return errors.Join(err, conn.Commit(tx))
+}
+
+// lacks says that the kernel does not know what it was asked for, rather than that
+// we may not ask or that it has no memory.
+func lacks(err error) bool {
+	for _, e := range []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// left says that the kernel has rules of the iptables backend, by our record.
+func (b *backend) left() bool {
+	data, err := os.ReadFile(b.record)
+	return err == nil && strings.TrimSpace(string(data)) == string(IPTables)
+}
+
+func (b *backend) name() string {
+	if b.chains != nil {
+		return string(IPTables)
+	}
+	return string(NFTables)
+}
+
+// apply brings the Plan's Services to the kernel, and then the other backend's
+// rules out of it.
+func (s *services) apply(p *plan.Plan) error {
+	if s.backend.chains == nil {
+		if err := s.applier.Apply(p.Table, p.PodAddrs); err != nil {
+			return err
+		}
+		return s.backend.removeChains()
+	}
+	if s.backend.other {
+		if err := s.backend.note(); err != nil {
+			return err
+		}
+	}
+	if err := s.backend.chains.Apply(p.Table, p.PodAddrs); err != nil {
+		return err
+	}
+	if !s.backend.other {
+		return nil
+	}
+	s.backend.other = false
+	return s.applier.Remove()
+}
+
+// note records, before there are any, that there are chains.
+func (b *backend) note() error {
+	if err := os.MkdirAll(filepath.Dir(b.record), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(b.record, []byte(IPTables+"\n"), 0o600)
+}
+
+// removeChains removes what the iptables backend left, where it was used.
+func (b *backend) removeChains() error {
+	if !b.other {
+		return nil
+	}
+	if b.left() {
+		if err := iptables.New(b.root).Remove(); err != nil {
+			return err
+		}
+		b.log.Info("the rules of the iptables backend are removed")
+	}
+	if err := os.Remove(b.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b.other = false
+	return nil
+}
+
+// remove removes the rules of both.
+func (s *services) remove() error {
+	s.backend.other = true
+	return errors.Join(s.applier.Remove(), s.backend.removeChains())
+}

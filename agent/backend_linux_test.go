@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy"
+)
+
+// TestBackend_change: a change of the backend takes the other one's rules away,
+// over restarts too.
+func TestBackend_change(t *testing.T) {
+	nettest.New(t)
+	if out, err := exec.Command("ip6tables-restore", "--test").CombinedOutput(); err != nil {
+		t.Skipf("iptables does not work here: %v %s", err, out)
+	}
+	b := cluster.NewBuilder()
+	b.SetService(&cluster.Service{Key: cluster.Key{Namespace: "default", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+		Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: 80}}})
+	p := &plan.Plan{Table: proxy.CompileAll(b.Publish(), proxy.Config{Node: "n1"})}
+	log, record := slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "proxy-backend")
+	for i, use := range []Backend{NFTables, IPTables, IPTables, AutoBackend, NFTables, IPTables} {
+		s := &services{}
+		if err := s.open(log); err != nil {
+			t.Fatal(err)
+		}
+		s.backend = backend{log: log, record: record}
+		s.backend.choose(use, s.conn, false)
+		if err := s.apply(p); err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+		rules := nettest.Run(t, "nft", "list", "ruleset")
+		maps, chains := strings.Contains(rules, "table ip podlane"), strings.Contains(rules, "PL-SERVICES")
+		if wantChains := use == IPTables; maps == wantChains || chains != wantChains || strings.Contains(rules, "probe") {
+			t.Fatalf("start %d with %s: maps %v, chains %v\n%s", i, use, maps, chains, rules)
+		}
+	}
+	s := &services{}
+	if err := s.open(log); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.backend = backend{log: log, record: record}
+	if err := s.remove(); err != nil {
+		t.Fatal(err)
+	}
+	if rules := nettest.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "podlane") || strings.Contains(rules, "PL-") {
+		t.Errorf("left:\n%s", rules)
+	}
+}
+
+func TestLacks(t *testing.T) {
+	if !lacks(fmt.Errorf("load: %w", errors.Join(unix.EOPNOTSUPP))) || lacks(unix.EPERM) || lacks(unix.ENOBUFS) || lacks(nil) {
+		t.Error("what a kernel lacks is not told from what it refuses")
+	}
+}
