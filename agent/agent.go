@@ -56,6 +56,7 @@ type Config struct {
 	Server   install.Server // for the status
 	Probes   string         // address of /healthz and /readyz; "" is none
 	Egress   egress.Config
+	FastPath FastPath
 	Log      *slog.Logger
 	Operations
 }
@@ -68,6 +69,7 @@ type Agent struct {
 	pods     *cni.Plugin
 	links    links
 	services services
+	fast     fast
 
 	operations *operations // beside the services
 	serving    *serving
@@ -87,6 +89,7 @@ type Agent struct {
 func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
 	a.operations = newOperations(c, a.log)
+	a.operations.ports.Metrics.FastPath(a.fast.counts)
 	a.serving, a.leaving = newServing(c), newLeaving(c.Egress)
 	if err := a.open(); err != nil {
 		return err
@@ -125,6 +128,9 @@ func (a *Agent) open() error {
 	if err := a.services.open(a.log); err != nil {
 		return err
 	}
+	if err := a.fast.open(a.config.FastPath, a.log); err != nil {
+		return err
+	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("boot id: %w", err)
@@ -142,6 +148,7 @@ func (a *Agent) open() error {
 func (a *Agent) close() {
 	a.links.close()
 	a.services.close()
+	a.fast.close()
 }
 
 // loop is the one writer of the kernel.
@@ -182,7 +189,9 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		tidy.Reset(tidyAfter)
 		err := a.apply()
 		a.settled(err)
-		if err != nil {
+		if a.fast.attach() {
+			retry.Reset(time.Millisecond)
+		} else if err != nil {
 			retry.Reset(a.pause())
 		}
 	}
@@ -194,6 +203,7 @@ func (a *Agent) apply() error {
 		return nil
 	}
 	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan), a.serveServices())
+	a.fast.apply(a.plan, &a.links, a.pods.Allocations())
 	if err == nil {
 		a.applied = a.snapshot.Version
 	}

@@ -21,6 +21,7 @@ type links struct {
 	former   *install.Former // values of sysctls before the first change
 	underlay link.Underlay
 	address  netip.Addr // the node's, for which underlay was read
+	doubts   int        // how often there was one
 }
 
 func (l *links) open(c Config) (err error) {
@@ -32,7 +33,10 @@ func (l *links) open(c Config) (err error) {
 func (l *links) close() { _ = l.handle.Close() }
 
 // doubt says that the kernel may have changed by other hands.
-func (l *links) doubt() { l.applied, l.address = nil, netip.Addr{} }
+func (l *links) doubt() {
+	l.applied, l.address = nil, netip.Addr{}
+	l.doubts++
+}
 
 // apply brings the Plan's links to the kernel. After an error it is not known
 // what the kernel has, so the next apply reads it back. While the own node's

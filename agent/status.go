@@ -28,7 +28,8 @@ type Status struct {
 	Problems []string      `json:"problems"`
 	// Underlay is the link that joins the node to the others, as the last Plan has
 	// it.
-	Underlay link.Underlay `json:"underlay"`
+	Underlay link.Underlay  `json:"underlay"`
+	FastPath FastPathStatus `json:"fastPath"`
 	// Applied is the version of the cluster's state that the kernel has, where the
 	// source gives one.
 	Applied string `json:"applied,omitempty"`
@@ -57,6 +58,7 @@ func (a *Agent) status() shim.Reply {
 	for _, al := range a.pods.Allocations() {
 		s.Pods = append(s.Pods, PodStatus{Pod: al.PodName(), Addrs: al.Addrs, Dev: al.Link, MAC: al.MAC.String(), MTU: al.MTU})
 	}
+	s.FastPath = a.fast.status(a.pods.Allocations())
 	if a.plan != nil {
 		s.Underlay = a.plan.Underlay
 		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()

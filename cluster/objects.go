@@ -68,7 +68,10 @@ type Pod struct {
 	Ready     bool
 	Hostname  string
 	Subdomain string
-	Problems  []Problem
+	// NormalPath is why the pod's packets are not to take the fast path: "opt-out",
+	// "bandwidth", or "".
+	NormalPath string
+	Problems   []Problem
 }
 
 // ServiceType is a Service's spec.type.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podlane/podlane/kernel/bpf"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
@@ -20,6 +21,7 @@ type Traces struct {
 	Runtime
 	RunDir, StateDir string
 	ProcSys          string // "" for /proc/sys
+	BPFDir           string // of the fast path; "" for none
 	FlowLimits       string // name of the file of the flow table's former limits, in StateDir
 }
 
@@ -37,6 +39,7 @@ func Cleanup(t Traces, log *slog.Logger) error {
 		do   func() error
 	}{
 		{"CNI configuration and plugin", t.Runtime.Remove},
+		{"fast path", t.removeFastPath},
 		{"nftables tables", removeTables},
 		{"links, addresses, routes, neighbours, sysctls", t.removeLinks},
 		{"limits of the flow table", func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
@@ -67,6 +70,13 @@ func alone(runDir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("an agent is running with %s: delete it first (kubectl delete -f podlane.yaml): %w", runDir, err)
 	}
 	return func() { _ = dir.Close() }, nil
+}
+
+func (t Traces) removeFastPath() error {
+	if t.BPFDir == "" {
+		return nil
+	}
+	return errors.Join(bpf.Remove(t.BPFDir), bpf.RemoveQdiscs())
 }
 
 // removeTables removes our tables of any layout.

@@ -200,7 +200,7 @@ func (h *holder) sync() {
 func (h *holder) shutdown() {
 	h.endOnce.Do(func() { close(h.ending) })
 	h.procs.killAll(time.Second)
-	for _, sub := range []string{"netns", "bin"} {
+	for _, sub := range []string{"netns", "bin", "bpf"} {
 		_ = unix.Unmount(filepath.Join(h.dir, sub), unix.MNT_DETACH)
 	}
 	if err := removeDir(h.dir); err != nil {

@@ -27,6 +27,10 @@ func privateMounts(dir, executable string) error {
 			return fmt.Errorf("mount a tmpfs on %s: %w", path, err)
 		}
 	}
+	// Without root there is no BPF, and the agents' fast path is off.
+	if bpf := filepath.Join(dir, "bpf"); os.Mkdir(bpf, 0o700) == nil {
+		_ = unix.Mount("bpf", bpf, "bpf", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700")
+	}
 	if err := keepExecutable(executable, filepath.Join(dir, "bin", "podlane")); err != nil {
 		return err
 	}

@@ -7,7 +7,8 @@ type Status struct {
 	Name     string          `json:"name"`
 	Dir      string          `json:"dir"`
 	Overlay  string          `json:"overlay"`
-	Root     bool            `json:"root"` // false: in a user namespace
+	FastPath string          `json:"fast_path"` // auto, on, off
+	Root     bool            `json:"root"`      // false: in a user namespace, without a fast path
 	Nodes    []NodeStatus    `json:"nodes"`
 	Pods     []PodStatus     `json:"pods"`
 	Services []ServiceStatus `json:"services"`

@@ -20,6 +20,7 @@ import (
 
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 // Options say what a lab is made of. The zero value is a lab of two nodes.
@@ -28,6 +29,8 @@ type Options struct {
 	Nodes int    `json:"nodes"` // default 2; ignored where Objects has Nodes
 	// Overlay is the agents' overlay mode: auto (default), vxlan or direct.
 	Overlay string `json:"overlay"`
+	// FastPath is the agents' fast path: auto, on or off; default fastpath.Default.
+	FastPath string `json:"fast_path"`
 	// Families are ipv4, ipv6 or dual. The default is dual, or ipv4 where the
 	// kernel has no IPv6.
 	Families string `json:"families"`
@@ -57,6 +60,14 @@ func (o *Options) fill() error {
 	if modes := []overlay.Mode{overlay.Auto, overlay.VXLAN, overlay.Direct}; !slices.Contains(modes, overlay.Mode(o.Overlay)) {
 		return fmt.Errorf("overlay %q: want auto, vxlan or direct", o.Overlay)
 	}
+	mode, err := fastpath.ParseMode(o.FastPath)
+	if err != nil {
+		return fmt.Errorf("fast path: %w", err)
+	}
+	if mode == fastpath.On && !asRoot() {
+		return errors.New("the fast path needs root, without which there is no BPF")
+	}
+	o.FastPath = string(mode)
 	if o.Families == "" {
 		o.Families = "dual"
 		if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
@@ -125,6 +136,9 @@ func Up(ctx context.Context, opts Options) (*Client, error) {
 		return nil, err
 	}
 	opts.Progress("starting the lab in " + dir)
+	if opts.FastPath == string(fastpath.Auto) && !asRoot() {
+		opts.Progress("the fast path is off: without root there is no BPF")
+	}
 	err = startHolder(ctx, dir, lock, opts)
 	if err != nil {
 		_ = removeDir(dir)
@@ -215,7 +229,7 @@ func holderLastWords(dir string, err error) string {
 func startUnshared(cmd *exec.Cmd) error {
 	const base = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: base}
-	if os.Geteuid() != 0 || !mayAdminister() {
+	if !asRoot() {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
@@ -231,6 +245,9 @@ func startUnshared(cmd *exec.Cmd) error {
 }
 
 var errNoUserNamespaces = errors.New("this machine does not let an ordinary user make user namespaces, which a lab without root needs: `sudo podlane lab ...` works, or look at kernel.apparmor_restrict_unprivileged_userns, kernel.unprivileged_userns_clone and user.max_user_namespaces")
+
+// asRoot says whether the lab does without a user namespace of its own.
+func asRoot() bool { return os.Geteuid() == 0 && mayAdminister() }
 
 // mayAdminister says whether the caller has CAP_SYS_ADMIN and CAP_NET_ADMIN; root in a container
 // often has not.

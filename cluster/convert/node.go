@@ -90,10 +90,29 @@ func Pod(pod *corev1.Pod) *cluster.Pod {
 		Ready:       ready(pod),
 		Hostname:    pod.Spec.Hostname,
 		Subdomain:   pod.Spec.Subdomain,
+		NormalPath:  normalPath(pod.Annotations),
 	}
 	out.IPs = podIPs(&p, pod)
 	out.Problems = p.list
 	return out
+}
+
+// Annotations of pods whose packets are to go through all of the kernel: by choice,
+// and because a limit of their bandwidth would not see a shortcut.
+const (
+	fastPathAnnotation = "podlane.dev/fast-path"
+	ingressBandwidth   = "kubernetes.io/ingress-bandwidth"
+	egressBandwidth    = "kubernetes.io/egress-bandwidth"
+)
+
+func normalPath(annotations map[string]string) string {
+	switch {
+	case annotations[fastPathAnnotation] == "off":
+		return "opt-out"
+	case annotations[ingressBandwidth] != "" || annotations[egressBandwidth] != "":
+		return "bandwidth"
+	}
+	return ""
 }
 
 func podIPs(p *problems, pod *corev1.Pod) []netip.Addr {

@@ -16,6 +16,7 @@ import (
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/takeover"
 )
 
@@ -25,6 +26,7 @@ type agentFlags struct {
 	logLevel, logFormat                        string
 	check                                      bool
 	serviceProxy, health, metrics              string
+	fastPath, bpfDir                           string
 	install                                    installFlags
 }
 
@@ -56,6 +58,8 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.logFormat, "log-format", "text", "text, json")
 	fl.BoolVar(&f.check, "check", false, "check the flags and the source, then exit")
 	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
+	fl.StringVar(&f.fastPath, "fast-path", string(fastpath.Default), "packets between pods past routing and netfilter, by tc eBPF: auto (where the kernel can), on, off")
+	fl.StringVar(&f.bpfDir, "bpf-dir", "/sys/fs/bpf/podlane", "folder of a BPF file system for the fast path, this node's own")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	f.install.add(fl)
@@ -82,6 +86,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	fast, err := fastpath.ParseMode(f.fastPath)
+	if err != nil {
+		return fmt.Errorf("--fast-path: %w", err)
+	}
 	leave, err := f.install.egress()
 	if err != nil {
 		return err
@@ -100,7 +108,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		Egress: leave, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
+		Egress: leave, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 
@@ -121,7 +129,7 @@ func newSource(manifests, kubeconfig, server, node string, log *slog.Logger) (ag
 	if manifests != "" {
 		return file.New(manifests, file.Options{Node: node, Log: log})
 	}
-	return kube.New(kube.Options{Kubeconfig: kubeconfig, Server: server, Kinds: kube.Nodes | kube.Services, Log: log})
+	return kube.New(kube.Options{Kubeconfig: kubeconfig, Server: server, Kinds: kube.ForAgent, Node: node, Log: log})
 }
 
 func overlayConfig(mode, cluster string) (overlay.Config, error) {

@@ -80,7 +80,7 @@ func (f agentFlags) runtime(log *slog.Logger) install.Runtime {
 
 func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {
 	err := install.Cleanup(install.Traces{
-		Runtime: f.runtime(log), RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits,
+		Runtime: f.runtime(log), RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits, BPFDir: f.bpfDir,
 	}, log)
 	if err != nil {
 		return fmt.Errorf("cleanup: %w", err)

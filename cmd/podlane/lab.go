@@ -17,6 +17,7 @@ import (
 
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/lab"
+	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 func newLab() *cobra.Command {
@@ -69,6 +70,7 @@ func newLabUp(name *string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.IntVar(&opts.Nodes, "nodes", 2, "number of nodes, where no manifest has a Node")
+	f.StringVar(&opts.FastPath, "fast-path", string(fastpath.Default), "the nodes' fast path: auto (where the kernel can, which needs root), on, off")
 	f.StringVar(&opts.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.StringVar(&opts.Families, "ip-family", "", "ipv4, ipv6 or dual (default dual, or ipv4 where the kernel has no IPv6)")
 	f.DurationVar(&opts.Timeout, "timeout", time.Minute, "how long to wait until all is Ready")
@@ -166,7 +168,7 @@ func printJSON(w io.Writer, v any) error {
 }
 
 func printStatus(w io.Writer, st *lab.Status) error {
-	rights := "in a user namespace"
+	rights := "in a user namespace (so no fast path)"
 	if st.Root {
 		rights = "as root"
 	}

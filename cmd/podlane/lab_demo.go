@@ -12,6 +12,7 @@ import (
 
 	"github.com/podlane/podlane/lab"
 	"github.com/podlane/podlane/lab/demo"
+	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 func newLabDemo(name *string) *cobra.Command {
@@ -40,6 +41,7 @@ does and the command that one could type oneself. It needs no root, takes about 
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&o.FastPath, "fast-path", string(fastpath.Default), "the nodes' fast path: auto (where the kernel can, which needs root), on, off")
 	f.StringVar(&o.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.IntVar(&o.Rounds, "rounds", 5, "rounds of the evaluation")
 	f.DurationVar(&o.Duration, "duration", 500*time.Millisecond, "of one measurement")

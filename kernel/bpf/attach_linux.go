@@ -14,12 +14,19 @@ import (
 	"github.com/podlane/podlane/overlay/fastpath"
 )
 
-const pinPrefix = "at-"
+// pin is where the link of a program at a device is pinned. The name says which
+// program it is, so that to adopt it takes no more rights than to make it.
+func (h *Handle) pin(dev string, role fastpath.Role) string {
+	return filepath.Join(h.dir, string(role)+pinned+dev)
+}
 
-// deviceOf tells which device a pin is the link of.
-func deviceOf(pin string) (dev string, isLink bool) { return strings.CutPrefix(pin, pinPrefix) }
+const pinned = "@"
 
-func (h *Handle) pin(dev string) string { return filepath.Join(h.dir, pinPrefix+dev) }
+// linkOf tells which link a file of the folder is; the maps are none.
+func linkOf(name string) (role fastpath.Role, dev string, isLink bool) {
+	r, dev, isLink := strings.Cut(name, pinned)
+	return fastpath.Role(r), dev, isLink
+}
 
 // bestAttach asks the kernel for tcx by asking what is attached to loopback.
 func bestAttach() Attach {
@@ -88,7 +95,7 @@ func (h *Handle) detach(dev string, d attached) error {
 	}
 	_ = d.link.Detach() // of a device that has gone: detached already
 	_ = d.link.Close()
-	if err := os.Remove(h.pin(dev)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(h.pin(dev, d.role)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -112,14 +119,14 @@ func (h *Handle) attachTo(dev string, index int, role fastpath.Role) error {
 // attachTCX attaches behind all programs of others. The link is pinned, or not
 // there at all.
 func (h *Handle) attachTCX(dev string, index int, role fastpath.Role) (link.Link, error) {
-	_ = os.Remove(h.pin(dev)) // of a device of this name that has gone
+	_ = os.Remove(h.pin(dev, role)) // of a device of this name that has gone
 	l, err := link.AttachTCX(link.TCXOptions{
 		Interface: index, Program: h.program(role), Attach: ebpf.AttachTCXIngress, Anchor: link.Tail(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := l.Pin(h.pin(dev)); err != nil {
+	if err := l.Pin(h.pin(dev, role)); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -140,8 +147,8 @@ func (h *Handle) adopt() error {
 	files, err := os.ReadDir(h.dir)
 	errs = append(errs, err)
 	for _, f := range files {
-		if dev, isLink := deviceOf(f.Name()); isLink {
-			errs = append(errs, h.adoptLink(dev))
+		if role, dev, isLink := linkOf(f.Name()); isLink {
+			errs = append(errs, h.adoptLink(dev, role))
 		}
 	}
 	return errors.Join(errs...)
@@ -149,46 +156,21 @@ func (h *Handle) adopt() error {
 
 // adoptLink replaces the program of a pinned link. A pin that is of no use any more
 // goes.
-func (h *Handle) adoptLink(dev string) error {
-	l, err := link.LoadPinnedLink(h.pin(dev), nil)
+func (h *Handle) adoptLink(dev string, role fastpath.Role) error {
+	l, err := link.LoadPinnedLink(h.pin(dev, role), nil)
 	if err != nil {
-		return os.Remove(h.pin(dev))
+		return os.Remove(h.pin(dev, role))
 	}
-	d := attached{link: l}
-	info, err := l.Info()
-	if err == nil && info.TCX() != nil {
-		d.index, d.role = int(info.TCX().Ifindex), roleOf(info.Program)
+	d := attached{role: role, link: l}
+	if info, err := l.Info(); err == nil && info.TCX() != nil {
+		d.index = int(info.TCX().Ifindex)
 	}
-	if d.index == 0 || d.role == "" || h.attach != TCX {
+	if d.index == 0 || h.attach != TCX {
 		return h.detach(dev, d)
 	}
-	if err := l.Update(h.program(d.role)); err != nil {
+	if err := l.Update(h.program(role)); err != nil {
 		return errors.Join(fmt.Errorf("replace the program at %s: %w", dev, err), h.detach(dev, d))
 	}
 	h.devices[dev] = d
 	return nil
-}
-
-// roleOf tells a program of ours by its name.
-func roleOf(id ebpf.ProgramID) fastpath.Role {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return ""
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return ""
-	}
-	return roleNamed(info.Name)
-}
-
-func roleNamed(program string) fastpath.Role {
-	switch program {
-	case objectsProgPlFromPod:
-		return fastpath.FromPod
-	case objectsProgPlToPod:
-		return fastpath.ToPod
-	}
-	return ""
 }

@@ -52,8 +52,13 @@ func ours(f netlink.Filter) (fastpath.Role, bool) {
 	if !isBPF || b.Priority != priority {
 		return "", false
 	}
-	role := roleNamed(b.Name)
-	return role, role != ""
+	switch b.Name {
+	case objectsProgPlFromPod:
+		return fastpath.FromPod, true
+	case objectsProgPlToPod:
+		return fastpath.ToPod, true
+	}
+	return "", false
 }
 
 // removeFilter takes our filter from a device. The qdisc stays: to take it away

@@ -104,10 +104,22 @@ func (h *Handle) load() error {
 			err = loadObjectsObjects(&h.objects, options)
 		}
 	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: this process may not load it (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN of the machine): %v", ErrUnavailable, firstWords(err))
+	}
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: %v", ErrUnavailable, firstWords(err))
 	}
 	return nil
+}
+
+// firstWords leaves out what the verifier has to say, which fills a screen.
+func firstWords(err error) string {
+	var v *ebpf.VerifierError
+	if errors.As(err, &v) {
+		return v.Cause.Error()
+	}
+	return err.Error()
 }
 
 // How says how programs are attached.
@@ -161,7 +173,7 @@ func removePins(dir string) error {
 	var errs []error
 	for _, f := range files {
 		path := filepath.Join(dir, f.Name())
-		if _, isLink := deviceOf(f.Name()); isLink {
+		if _, _, isLink := linkOf(f.Name()); isLink {
 			if l, err := link.LoadPinnedLink(path, nil); err == nil {
 				_ = l.Detach() // of a device that has gone: detached already
 				_ = l.Close()

@@ -60,6 +60,7 @@ func New() *Server {
 	s := &Server{version: 1, listed: map[string]time.Time{}, removable: map[string]int{}, kinds: map[string]*kind{
 		"nodes":          {apiVersion: "v1", name: "Node"},
 		"services":       {apiVersion: "v1", name: "Service"},
+		"pods":           {apiVersion: "v1", name: "Pod"},
 		"endpointslices": {apiVersion: "discovery.k8s.io/v1", name: "EndpointSlice"},
 		"servicecidrs":   {apiVersion: "networking.k8s.io/v1", name: "ServiceCIDR"},
 	}}
