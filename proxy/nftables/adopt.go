@@ -65,10 +65,14 @@ func appendPrefix(ps []netip.Prefix, comment string) []netip.Prefix {
 	return append(ps, p)
 }
 
-func isSpecial(chain string) bool { return strings.HasPrefix(chain, "sticky-") || isSources(chain) }
+func isSpecial(chain string) bool {
+	return strings.HasPrefix(chain, "sticky-") || strings.HasPrefix(chain, sources)
+}
 
-// isSources says that it is a chain of source ranges, which has no number.
-func isSources(chain string) bool { return strings.HasPrefix(chain, "sources-") }
+// unnumbered says that no number leads to a special chain.
+func unnumbered(chain string) bool {
+	return strings.HasPrefix(chain, stickyInside) || strings.HasPrefix(chain, sources)
+}
 
 func isEnd(chain string) bool { return strings.HasPrefix(chain, endPrefix) }
 
@@ -141,16 +145,16 @@ func (a *Applied) adoptNumbers(chains []nft.Chain, es []nft.Element) bool {
 			fixed++
 		case n.plain() && name == n.chain():
 			a.chains[n] = true
-		case n&special != 0 && isSpecial(name) && !isSources(name) && !seen[name]:
+		case n&special != 0 && isSpecial(name) && !unnumbered(name) && !seen[name]:
 			a.adopted.specials[name], a.adopted.names[n] = n, name
-			a.last = max(a.last, n&^forInside)
+			a.last = max(a.last, n)
 		default:
 			return false
 		}
 		seen[name] = true
 	}
 	for name := range exists {
-		if isSources(name) {
+		if unnumbered(name) {
 			a.adopted.specials[name] = 0
 			continue
 		}

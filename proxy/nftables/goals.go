@@ -1,9 +1,11 @@
 package nftables
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/nft"
@@ -70,17 +72,45 @@ func (gs *goals) take(g goal) error {
 		return fmt.Errorf("%w: no number is left for another chain", ErrDoubt)
 	}
 	s.create = &g
-	if g.sticky != nil {
+	if g.sticky == nil {
+		return nil
+	}
+	if !unnumbered(g.name) {
 		gs.next.last++
-		s.number = gs.next.last | g.sticky.head&forInside
-		for _, e := range g.sticky.ends() {
-			s.ends = append(s.ends, e.id)
-			w := gs.end(e.id)
-			w.chains++
-			if !w.old && w.create == nil {
-				w.create, w.seconds = &e, e.seconds
+		s.number = gs.next.last
+	}
+	return gs.addEnds(s, g.sticky.ends(), false)
+}
+
+// addEnds notes that a chain leads to endpoints; live says that it did so before.
+func (gs *goals) addEnds(s *specialWork, ends []end, live bool) error {
+	for _, e := range ends {
+		s.ends = append(s.ends, e.id)
+		w := gs.end(e.id)
+		w.chains++
+		w.seconds = e.seconds
+		if !w.old && w.create == nil {
+			if err := gs.findEnd(w, e); err != nil {
+				return err
 			}
 		}
+		if live {
+			w.was = max(w.was, 1) // whoever came before still counts
+		}
+	}
+	return nil
+}
+
+// findEnd takes over the chain of an endpoint that Adopt found, or has it made.
+func (gs *goals) findEnd(w *endWork, e end) error {
+	c := gs.next.rules.endChain(e)
+	if gs.found == nil || gs.found.rules[c.chain.Name] == nil {
+		w.create = &e
+		return nil
+	}
+	w.old = true
+	if !sameRules(gs.found.rules[c.chain.Name], c.info()) {
+		return fmt.Errorf("%w: chain %s", ErrDoubt, c.chain)
 	}
 	return nil
 }
@@ -123,16 +153,7 @@ func (gs *goals) check(s *specialWork, g goal) error {
 	if g.sticky == nil {
 		return nil
 	}
-	for _, e := range g.sticky.ends() {
-		if c := r.endChain(e); !sameRules(gs.found.rules[c.chain.Name], c.info()) {
-			return fmt.Errorf("%w: chain %s", ErrDoubt, c.chain)
-		}
-		s.ends = append(s.ends, e.id)
-		w := gs.end(e.id)
-		w.chains++
-		w.old, w.was, w.seconds = true, 1, e.seconds // whoever came before still counts
-	}
-	return nil
+	return gs.addEnds(s, g.sticky.ends(), true)
 }
 
 // number gives the number that was given to a goal.
@@ -159,17 +180,31 @@ func (gs *goals) create(tx *nft.Tx, r Ruleset, cut func() *nft.Tx) {
 		}
 		tx = cut()
 	}
-	for _, name := range slices.Sorted(maps.Keys(gs.specials)) {
+	for _, name := range slices.Backward(inOrderOfUse(slices.Collect(maps.Keys(gs.specials)))) {
 		s := gs.specials[name]
 		if s.create == nil {
 			continue
 		}
 		r.goalChain(*s.create).create(tx)
 		if s.number != 0 {
-			tx.CreateElements(r.chainsOf(s.number), r.element(s.number, name))
+			tx.CreateElements(r.Chains, r.element(s.number, name))
 		}
 		tx = cut()
 	}
+}
+
+// inOrderOfUse sorts chains so that each comes before those that its rules go to.
+func inOrderOfUse(names []string) []string {
+	slices.SortFunc(names, func(a, b string) int {
+		last := func(s string) int {
+			if strings.HasPrefix(s, stickyInside) {
+				return 1
+			}
+			return 0
+		}
+		return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a, b))
+	})
+	return names
 }
 
 // settle counts for its endpoints whether a chain is in use.

@@ -215,7 +215,7 @@ func (r Ruleset) serviceCIDRsChain(ps []netip.Prefix) ruled {
 // numberChain is the chain of a plain number: it sends a connection to one of so
 // many slots, each as likely.
 func (r Ruleset) numberChain(n number) ruled {
-	c := ruled{r.chain(n.chain()), r.headRules(n)}
+	c := ruled{r.chain(n.chain()), r.headRules(n, "")}
 	endpoints, key := r.Endpoints, r.front()
 	if n&nodePort != 0 {
 		endpoints, key = r.NodePortEndpoints, r.port()
@@ -243,17 +243,20 @@ func (r Ruleset) numberChain(n number) ruled {
 }
 
 // headRules begin every chain that a number leads to: they mark connections to be
-// masqueraded and lead clients on the node elsewhere.
-func (r Ruleset) headRules(n number) []nft.Rule {
+// masqueraded and lead clients on the node elsewhere, in a plain chain by the map
+// inside.
+func (r Ruleset) headRules(n number, to string) []nft.Rule {
 	f := r.Table.Family
 	rules := []nft.Rule{nft.NewRule(nft.PriorityNone())}
 	switch {
 	case n&everyone != 0:
 		return append(rules, nft.NewRule(nft.MarkSet(MarkBit)))
 	case n&local != 0:
-		to := inside
-		if n&nodePort != 0 {
+		switch {
+		case to == "" && n&nodePort != 0:
 			to = nodeInside
+		case to == "":
+			to = inside
 		}
 		return append(rules,
 			nft.NewRule(nft.In(r.Pods, nft.Saddr(f)), nft.Do(nft.GoTo, to)),
@@ -310,7 +313,7 @@ func (r Ruleset) element(n number, chain string) nft.Element {
 	return nft.Element{Key: n.mark(), Verdict: nft.Verdict{Code: nft.GoTo, Chain: chain}}
 }
 
-// chainsOf is the map that a number is in. That there are two is because the
+// chainsOf is the map that a plain number is in. That there are two is because the
 // kernel takes no rules by which a chain could lead to itself.
 func (r Ruleset) chainsOf(n number) nft.Set {
 	if n&forInside != 0 {

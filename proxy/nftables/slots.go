@@ -20,7 +20,9 @@ func (d *differ) write(affected []cluster.Key) {
 	for _, k := range affected {
 		if !isClusterIP(k) {
 			d.writeFront(k)
-			d.cut()
+			if d.tx.Size() >= MaxTx/2 {
+				d.flush() // so that the next front, unless it is huge, is whole in one
+			}
 		}
 	}
 	for _, k := range affected {
@@ -56,6 +58,7 @@ func (d *differ) writeFront(k cluster.Key) {
 		return
 	}
 	if w != nil && f.there && w.comment == f.comment {
+		f.inside = d.ref(w.inside) // of a special chain Adopt does not know it
 		return
 	}
 	var next front
@@ -89,7 +92,7 @@ func (d *differ) ref(g *goal) *ref {
 // map always: its comment tells of the endpoints.
 func (d *differ) numbers(k cluster.Key, f, next *front) {
 	to, in, _ := d.rules.objects(k)
-	d.number(k, in, f.inside, next.inside)
+	d.number(k, in, plainly(f.inside), plainly(next.inside))
 	d.number(k, d.rules.Sources, f.sources, next.sources)
 	if f.there {
 		d.tx.DeleteElements(to, nft.Element{Key: []byte(k.Name)})
@@ -97,6 +100,14 @@ func (d *differ) numbers(k cluster.Key, f, next *front) {
 	if next.there {
 		d.tx.CreateElements(to, nft.Element{Key: []byte(k.Name), Data: next.to.number.mark(), Comment: next.comment})
 	}
+}
+
+// plainly leaves out a special chain inside: that of the front goes there itself.
+func plainly(r *ref) *ref {
+	if r != nil && r.name != "" {
+		return nil
+	}
+	return r
 }
 
 func (d *differ) number(k cluster.Key, s nft.Set, old, next *ref) {

@@ -35,10 +35,14 @@ type sticky struct {
 	count    bool
 	backends []netip.AddrPort
 	head     number // its bits say how the chain begins
+	inside   string // with the bit local, the chain for clients on this node
 }
 
 func stickyGoal(s sticky) goal {
-	h := newHash(s.owner, fmt.Sprint(s.seconds, s.count, s.head)).addrPorts(s.backends)
+	h := newHash(s.owner, fmt.Sprint(s.seconds, s.count, s.head), s.inside).addrPorts(s.backends)
+	if s.head&forInside != 0 {
+		return goal{name: stickyInside + h.String(), sticky: &s}
+	}
 	return goal{name: "sticky-" + h.String(), sticky: &s}
 }
 
@@ -48,7 +52,7 @@ func rangesGoal(ranges []netip.Prefix) goal {
 	for _, r := range ranges {
 		h = h.text(r.String())
 	}
-	return goal{name: "sources-" + h.String(), ranges: ranges}
+	return goal{name: sources + h.String(), ranges: ranges}
 }
 
 // end is an endpoint of one port with affinity: a chain that leads to it and the
@@ -71,6 +75,14 @@ func (s sticky) ends() []end {
 func (r Ruleset) endSet(id string, seconds uint32) nft.Set {
 	return nft.Set{Table: r.Table, Name: "affinity-" + id, Key: []nft.Type{nft.AddrType(r.Table.Family)}, Timeout: seconds}
 }
+
+// The names of special chains to which no number leads, but a rule of another
+// chain or the map Sources. A chain of the latter kind stands for itself, so that
+// the kernel has not to follow all from each when it looks for loops.
+const (
+	stickyInside = "sticky-inside-"
+	sources      = "sources-"
+)
 
 const endPrefix = "to-"
 
@@ -103,7 +115,7 @@ func (r Ruleset) goalChain(g goal) ruled {
 // likely: the first of n takes one in n, the next one in n-1 of the rest, ...
 func (r Ruleset) stickyChain(g goal) ruled {
 	s := g.sticky
-	c := ruled{r.chain(g.name), r.headRules(s.head)}
+	c := ruled{r.chain(g.name), r.headRules(s.head, s.inside)}
 	c.rules[0].Comment = clip(fmt.Sprintf("%s, affinity for %d s", s.owner, s.seconds))
 	saddr := nft.Saddr(r.Table.Family)
 	ends := s.ends()

@@ -30,15 +30,14 @@ func Tidy(a *Applied, emit Emit) (*Applied, error) {
 			continue
 		}
 		if s.number != 0 {
-			d.tx.DeleteElements(a.rules.chainsOf(s.number), nft.Element{Key: s.number.mark()})
+			d.tx.DeleteElements(a.rules.Chains, nft.Element{Key: s.number.mark()})
 		}
 		unused = append(unused, k.Name)
 		specials[k] = nil
 		a.leave(s, ends)
 	}
 	d.flush()
-	slices.Sort(unused)
-	for _, name := range unused {
+	for _, name := range inOrderOfUse(unused) {
 		d.tx.DeleteChain(a.rules.chain(name))
 		d.cut()
 	}

@@ -49,7 +49,7 @@ func wantOf(service cluster.Key, p *proxy.Port, f proxy.Frontend) want {
 			w.to = goal{number: dropped}
 		}
 	case p.Affinity > 0:
-		w.stick(way, bits, sticky{owner: owner + " " + strings.ToLower(p.Protocol.String()), seconds: p.Affinity, count: p.Count})
+		w.stick(way, sticky{owner: owner + " " + strings.ToLower(p.Protocol.String()), seconds: p.Affinity, count: p.Count})
 	case way.Short:
 		w.slots, w.local = inOrder(way.Inside), inOrder(way.Backends)
 		w.to = goal{number: bits | local | number(len(w.local))}
@@ -81,14 +81,14 @@ func masqueradeBits(w proxy.Way) number {
 }
 
 // stick makes the goals of a port with affinity.
-func (w *want) stick(way proxy.Way, bits number, s sticky) {
+func (w *want) stick(way proxy.Way, s sticky) {
 	s.backends, s.head = inOrder(way.Backends), masqueradeBits(way)
 	if way.Short {
-		s.head = bits | local
 		in := s
 		in.backends, in.head = inOrder(way.Inside), forInside
 		g := stickyGoal(in)
 		w.inside = &g
+		s.head, s.inside = local, g.name
 	}
 	w.to = stickyGoal(s)
 }

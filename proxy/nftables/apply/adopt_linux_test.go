@@ -208,14 +208,102 @@ func TestTooBig(t *testing.T) {
 		return conn.Commit(tx)
 	}
 	apply(t, ap, table(e(1)), nil)
-	if err := ap.Apply(table(e(2)), nil); !errors.Is(err, nft.ErrTooBig) {
-		t.Fatalf("got %v", err)
-	}
-	checkWhole(t, conn, "refused")
+	before := ap.families[0].applied.Ruleset().Table
 	apply(t, ap, table(e(2)), nil)
 	checkWhole(t, conn, "built anew")
+	if after := ap.families[0].applied.Ruleset().Table; after == before {
+		t.Errorf("the table is still %s", after)
+	}
 	if name := ap.families[0].applied.Ruleset().Table.Name; name != nftables.Names[1] {
 		t.Errorf("table in force is %s", name)
+	}
+}
+
+// TestKilled_everything ends an agent after each of its transactions in turn, with
+// Services of every kind. What each frontend meets is then what the old or the new
+// Table says; the next agent gets it right, and Tidy leaves nothing behind.
+func TestKilled_everything(t *testing.T) {
+	build := func(seed uint64) *proxy.Table {
+		r := rand.New(rand.NewPCG(seed, 9))
+		tb := &proxy.Table{NodePorts: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")}}
+		for i := range 40 {
+			tb = with(tb, random(r, i))
+		}
+		return tb
+	}
+	old, now := build(1), build(2)
+	oldSaid, nowSaid := sayAll(old), sayAll(now)
+	nettest.New(t)
+	whole, conn := applier(t)
+	apply(t, whole, now, nil)
+	want := dump(t, whole, conn)
+	for kill := 0; ; kill++ {
+		nettest.New(t)
+		ap, conn := applier(t)
+		apply(t, ap, old, nil)
+		left := kill
+		for _, f := range ap.families {
+			f.commit = func(tx *nft.Tx) error {
+				if left == 0 {
+					return errors.New("killed")
+				}
+				left--
+				return conn.Commit(tx)
+			}
+		}
+		err := errors.Join(ap.Apply(now, nil), ap.Tidy())
+		checkOldOrNew(t, conn, oldSaid, nowSaid)
+		next := New(conn, nft.IPv4, nft.IPv6)
+		apply(t, next, now, nil)
+		if err := next.Tidy(); err != nil {
+			t.Fatal(err)
+		}
+		if got := dump(t, next, conn); got != want {
+			t.Fatalf("killed after %d transactions: %s\nwant %s", kill, got, want)
+		}
+		if err == nil {
+			t.Logf("%d transactions", kill)
+			return
+		}
+	}
+}
+
+// said is what Lookup says of every frontend of a Table, for clients outside, in
+// the words of kernel.meet.
+type said map[netip.AddrPort]map[cluster.Protocol]map[proxy.Kind]string
+
+func sayAll(tb *proxy.Table) said {
+	all := said{}
+	for _, v6 := range []bool{false, true} {
+		for n := range 40 {
+			for _, kind := range []proxy.Kind{proxy.ClusterIP, proxy.NodePort, proxy.LoadBalancer} {
+				at := frontAddr(v6, kind, n)
+				all[at] = map[cluster.Protocol]map[proxy.Kind]string{}
+				for _, proto := range []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP} {
+					_, text := lookup(tb, proxy.Outside, proto, kind, at)
+					all[at][proto] = map[proxy.Kind]string{kind: text}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func checkOldOrNew(t *testing.T, conn *nft.Conn, old, now said) {
+	t.Helper()
+	kernels := map[bool]*kernel{}
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		kernels[f == nft.IPv6] = readKernel(t, conn, nftables.NewRuleset(f, nftables.Names[0]))
+	}
+	for at, protos := range old {
+		for proto, kinds := range protos {
+			for kind, was := range kinds {
+				got, is := kernels[at.Addr().Is6()].meet(proxy.Outside, proto, kind, at), now[at][proto][kind]
+				if got != was && got != is {
+					t.Errorf("%s %s: the kernel has %s, neither %s nor %s", proto, at, got, was, is)
+				}
+			}
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/nft"
@@ -180,13 +181,28 @@ type family struct {
 
 func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
 	next, err := f.bring(t, pods)
+	if err != nil && !f.rebuild && wrongState(err) {
+		f.applied, f.rebuild = nil, true
+		next, err = f.bring(t, pods)
+	}
 	if err != nil {
 		f.applied = nil
-		f.rebuild = f.rebuild || errors.Is(err, nft.ErrTooBig) || errors.Is(err, nftables.ErrDoubt)
 		return err
 	}
 	f.applied, f.rebuild = next, false
 	return nil
+}
+
+// wrongState says that the table cannot be brought to what it should be: it has
+// not what it was believed to have, such as the first slots of a frontend at which
+// the former agent was killed, or the change is too big for one transaction.
+func wrongState(err error) bool {
+	for _, e := range []error{nft.ErrTooBig, nftables.ErrDoubt, syscall.EEXIST, syscall.ENOENT} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *family) bring(t *proxy.Table, pods []netip.Addr) (*nftables.Applied, error) {

@@ -37,8 +37,8 @@ type EndpointCount struct {
 // that are in force. It needs no agent: the kernel counts by itself.
 func Counts(conn *nft.Conn) ([]Count, error) {
 	var all []Count
-	err := eachFront(conn, func(_ nftables.Ruleset, e nft.Element, _ bool) error {
-		c := count(e)
+	err := eachFront(conn, func(r nftables.Ruleset, e nft.Element, _ bool) error {
+		c := count(r.Table.Family, e)
 		if e.Counter != nil {
 			c.New = e.Counter.Packets
 		}
@@ -59,7 +59,7 @@ func EndpointCounts(conn *nft.Conn, service string) ([]EndpointCount, error) {
 	sums := map[EndpointCount]uint64{}
 	sticky := map[nft.Table]bool{}
 	err := eachFront(conn, func(r nftables.Ruleset, e nft.Element, nodePort bool) error {
-		c := count(e)
+		c := count(r.Table.Family, e)
 		if name, _, _ := strings.Cut(c.Service, ":"); !nftables.Counted(e.Comment) || service != "" && service != c.Service && service != name {
 			return nil
 		}
@@ -120,10 +120,13 @@ func eachFront(conn *nft.Conn, f func(r nftables.Ruleset, e nft.Element, nodePor
 
 // count reads an element of a map of frontends: address, where there is one,
 // protocol and port, each padded to four bytes; the comment begins with the owner.
-func count(e nft.Element) Count {
+func count(f nft.Family, e nft.Element) Count {
 	n := len(e.Key) - 8
 	addr, ok := netip.AddrFromSlice(e.Key[:n])
-	if !ok {
+	switch {
+	case !ok && f == nft.IPv6:
+		addr = netip.IPv6Unspecified()
+	case !ok:
 		addr = netip.IPv4Unspecified()
 	}
 	owner, _, _ := strings.Cut(e.Comment, " ")

@@ -71,7 +71,7 @@ func TestCounters_kept(t *testing.T) {
 					}
 				}
 				want := uint64(10 * (i + 1))
-				zero := netip.AddrPortFrom(netip.IPv4Unspecified(), 30080)
+				zero := netip.AddrPortFrom(w.addr("0.0.0.0", "::"), 30080)
 				if vips, nodePorts := sumOf(t, conn, "default/web:t", vip), sumOf(t, conn, "default/web:t", zero); vips != want || nodePorts != want {
 					t.Errorf("step %d: cluster IP %d, node port %d, want %d each", i, vips, nodePorts, want)
 				}

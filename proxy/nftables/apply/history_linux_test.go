@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -269,14 +270,25 @@ type kernel struct {
 	elements map[string]map[string]nft.Element // set → key → element
 	names    map[string]string
 	sticky   map[string][]netip.AddrPort // chain with affinity → endpoints
+	inside   map[string]string           // chain with affinity → that for clients on the node
 }
 
 func readKernel(t *testing.T, conn *nft.Conn, r nftables.Ruleset) *kernel {
-	k := &kernel{t: t, rules: r, elements: map[string]map[string]nft.Element{}, names: chainNames(t, conn, r), sticky: map[string][]netip.AddrPort{}}
+	k := &kernel{t: t, rules: r, elements: map[string]map[string]nft.Element{}, names: chainNames(t, conn, r), sticky: map[string][]netip.AddrPort{}, inside: map[string]string{}}
 	for _, s := range r.Sets() {
 		k.elements[s.Name] = map[string]nft.Element{}
 		for _, e := range elements(t, conn, s) {
 			k.elements[s.Name][string(e.Key)] = e
+		}
+	}
+	chain := ""
+	for line := range strings.Lines(nettest.Run(t, "nft", "list table "+r.Table.String())) {
+		words := strings.Fields(line)
+		if len(words) == 3 && words[0] == "chain" {
+			chain = words[1]
+		}
+		if _, to, ok := strings.Cut(line, "fib saddr type local goto sticky-"); ok {
+			k.inside[chain] = "sticky-" + strings.TrimSpace(to)
 		}
 	}
 	rules, err := conn.Rules(r.Table)
@@ -294,42 +306,47 @@ func readKernel(t *testing.T, conn *nft.Conn, r nftables.Ruleset) *kernel {
 // check compares one frontend for one client; it gives 1 where there is one.
 func (k *kernel) check(tb *proxy.Table, c proxy.Client, proto cluster.Protocol, kind proxy.Kind, at netip.AddrPort) int {
 	k.t.Helper()
-	q := proxy.Query{Client: c, Protocol: proto, Destination: at}
-	key := nft.Concat(nil)
-	if kind == proxy.NodePort {
-		q.ToNode, q.Destination = true, netip.AddrPortFrom(nodeAddr(at.Addr().Is6()), at.Port())
-	} else {
-		key = key.Addr(at.Addr())
+	want, text := lookup(tb, c, proto, kind, at)
+	if got := k.meet(c, proto, kind, at); got != text {
+		k.t.Errorf("%s %s, %s: the kernel has %s, Lookup gives %s (%s)", proto, at, c, got, text, want.Reason)
 	}
-	key = key.Proto(uint8(proto)).Port(at.Port())
-	if _, guarded := k.elements["sources"][string(key)]; guarded {
-		q.Source = netip.MustParseAddr("198.51.100.1")
-		if at.Addr().Is6() {
-			q.Source = netip.MustParseAddr("2001:db8:100::1")
-		}
+	if _, guarded := k.elements["sources"][string(frontKey(proto, kind, at))]; guarded != (len(want.Frontend.Sources) > 0) {
+		k.t.Errorf("%s %s: source ranges in the kernel %v, wanted %v", proto, at, guarded, want.Frontend.Sources)
 	}
-	want := tb.Lookup(q)
-	wantText := "none"
-	if want.Frontend.Addr.IsValid() {
-		wantText = fmt.Sprintf("%s:%s %s %v masquerade %v", want.Service, want.Port, want.Verdict, want.Backends, want.Masquerade)
-	}
-	if got := k.meet(c, key, kind); got != wantText {
-		k.t.Errorf("%s %s, %s: the kernel has %s, Lookup gives %s (%s)", proto, at, c, got, wantText, want.Reason)
-	}
-	if len(want.Frontend.Sources) > 0 {
-		q.Source = netip.MustParseAddr("203.0.113.1")
-		if blocked := tb.Lookup(q); blocked.Verdict != proxy.Drop {
-			k.t.Errorf("%s: %s from outside the ranges", at, blocked.Verdict)
-		}
-	}
-	if wantText == "none" {
+	if text == "none" {
 		return 0
 	}
 	return 1
 }
 
+func frontKey(proto cluster.Protocol, kind proxy.Kind, at netip.AddrPort) nft.Concat {
+	key := nft.Concat(nil)
+	if kind != proxy.NodePort {
+		key = key.Addr(at.Addr())
+	}
+	return key.Proto(uint8(proto)).Port(at.Port())
+}
+
+// lookup is what Lookup says of a client that the source ranges allow, in the
+// words of meet.
+func lookup(tb *proxy.Table, c proxy.Client, proto cluster.Protocol, kind proxy.Kind, at netip.AddrPort) (proxy.Result, string) {
+	q := proxy.Query{Client: c, Protocol: proto, Destination: at, Source: netip.MustParseAddr("198.51.100.1")}
+	if at.Addr().Is6() {
+		q.Source = netip.MustParseAddr("2001:db8:100::1")
+	}
+	if kind == proxy.NodePort {
+		q.ToNode, q.Destination = true, netip.AddrPortFrom(nodeAddr(at.Addr().Is6()), at.Port())
+	}
+	r := tb.Lookup(q)
+	if !r.Frontend.Addr.IsValid() {
+		return r, "none"
+	}
+	return r, fmt.Sprintf("%s:%s %s %v masquerade %v", r.Service, r.Port, r.Verdict, r.Backends, r.Masquerade)
+}
+
 // meet follows the numbers, as the rules would.
-func (k *kernel) meet(c proxy.Client, key nft.Concat, kind proxy.Kind) string {
+func (k *kernel) meet(c proxy.Client, proto cluster.Protocol, kind proxy.Kind, at netip.AddrPort) string {
+	key := frontKey(proto, kind, at)
 	numbers, in, endpoints := "services", "inside", "endpoints"
 	if kind == proxy.NodePort {
 		numbers, in, endpoints = "nodeports", "nodeport-inside", "nodeport-endpoints"
@@ -340,9 +357,11 @@ func (k *kernel) meet(c proxy.Client, key nft.Concat, kind proxy.Kind) string {
 	}
 	chain, offset := k.names[string(e.Data)], uint32(0)
 	sort := strings.TrimRight(chain, "0123456789")
-	isLocal := strings.HasSuffix(sort, "local") || strings.HasPrefix(chain, "sticky-") && len(k.elements[in][string(key)].Data) > 0
+	stickyInside := k.inside[chain]
+	short := strings.HasSuffix(sort, "local") || stickyInside != ""
+	isLocal := short
 	if isLocal && c == proxy.LocalPod {
-		chain, isLocal = k.names[string(k.elements[in][string(key)].Data)], false
+		chain, isLocal = cmp.Or(stickyInside, k.names[string(k.elements[in][string(key)].Data)]), false
 	} else if isLocal {
 		offset = nftables.LocalSlot
 	}
@@ -367,7 +386,7 @@ func (k *kernel) meet(c proxy.Client, key nft.Concat, kind proxy.Kind) string {
 	if verdict == proxy.Balance && len(to) == 0 {
 		verdict = proxy.Drop
 	}
-	return fmt.Sprintf("%s %s %v masquerade %v", owner, verdict, to, k.masquerades(c, kind, verdict, chain, isLocal, len(k.elements[in][string(key)].Data) > 0))
+	return fmt.Sprintf("%s %s %v masquerade %v", owner, verdict, to, k.masquerades(c, kind, verdict, chain, isLocal, short))
 }
 
 // masquerades: the head of a sticky chain is not read back; its name has a hash of
