@@ -8,7 +8,9 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/test/oracle/history"
 	"github.com/podlane/podlane/test/oracle/packet"
 	"github.com/podlane/podlane/test/oracle/world"
 )
@@ -29,6 +31,10 @@ type sides struct {
 	kube *kubeProxy
 	ours *podlane
 	r    *rand.Rand
+
+	nodePortAddresses []string
+	before            *history.State // at the last look
+	tries             int
 }
 
 // both runs f for each node at the same time.
@@ -68,6 +74,7 @@ func (v *volley) try(g *group, r *rand.Rand, times int) {
 
 // fire shoots at both nodes and gives the outcomes of each.
 func (s *sides) fire(v volley) ([2][]world.Outcome, error) {
+	s.tries += len(v.shots)
 	var out [2][]world.Outcome
 	err := both(func(side int) (err error) {
 		out[side], err = s.world(side).Shoot(v.shots)
@@ -166,7 +173,7 @@ func (g *group) met(side int, m meeting) bool {
 	if g.seen[side][m] > 0 {
 		return true
 	}
-	if m.what != "refused" {
+	if m.what != "refused" || g.protocol != cluster.TCP {
 		return false
 	}
 	other := m

@@ -111,6 +111,7 @@ func targets(services []*corev1.Service) []target {
 		for _, ip := range s.Spec.ClusterIPs {
 			add(cluster.TCP, ip, 4444)
 		}
+		add(protocols[s.Spec.Ports[0].Protocol], "127.0.0.1", s.Spec.Ports[0].NodePort)
 	}
 	for _, ip := range []string{"10.96.0.200", "10.96.77.1", "fd00:96::200", "192.0.2.1", "fd00:192::1", "10.244.1.10", "fd00:244:1::a"} {
 		add(cluster.UDP, ip, 80)
@@ -128,6 +129,9 @@ func groups(ts []target, bound []string) []*group {
 	for _, t := range ts {
 		own := slices.Contains(bound, t.to.Addr().String())
 		for i := range clients {
+			if t.to.Addr().IsLoopback() && clients[i].name != "host" {
+				continue // such packets never get so far
+			}
 			gs = append(gs, &group{target: t, client: &clients[i], bound: own, seen: [2]map[meeting]int{{}, {}}})
 		}
 	}

@@ -31,7 +31,7 @@ func TestHistories(t *testing.T) {
 		first = uint64(time.Now().UnixNano())
 	}
 	t.Logf("%d histories of %d steps from -seed=%d", *histories, *steps, first)
-	c := &Coverage{}
+	c := NewCoverage()
 	for i := range *histories {
 		h := history.Random(first+uint64(i), *steps)
 		start := time.Now()
@@ -45,4 +45,5 @@ func TestHistories(t *testing.T) {
 			t.Errorf("seed %d: %s", h.Seed, m)
 		}
 	}
+	t.Logf("\n%s", c.Table())
 }

@@ -95,6 +95,13 @@ func (s *State) Apply(c Change) {
 	}
 }
 
+// Clone gives a copy that later changes do not reach.
+func (s *State) Clone() *State {
+	c := *s
+	c.Services, c.Slices = maps.Clone(s.Services), maps.Clone(s.Slices)
+	return &c
+}
+
 // Of gives the slices of a Service, by name.
 func (s *State) Of(service string) []*discoveryv1.EndpointSlice {
 	var of []*discoveryv1.EndpointSlice
