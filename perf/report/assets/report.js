@@ -99,7 +99,7 @@
       scales: { x: { time: false, range: [-0.5, labels.length - 0.5] }, y: { range: [bottom < 0 ? bottom - pad : 0, top + pad] } },
       axes: [names(labels), { ...axis, size: 76, space: 34, values: (_, vs) => vs.map(format) }],
       series: [{}, { paths: () => null, points: { show: false } }],
-      hooks: { drawClear: [draw], setCursor: [u => { readout.textContent = u.cursor.idx == null ? "\u00a0" : texts[u.cursor.idx]; }] },
+      hooks: { draw: [draw], setCursor: [u => { readout.textContent = u.cursor.idx == null ? "\u00a0" : texts[u.cursor.idx]; }] },
     }, [labels.map((_, i) => i), labels.map(() => null)], box);
     plots.push([u, box]);
   }
@@ -137,7 +137,7 @@
       list.push([i, at, at + s.adds, worse ? "--p1" : "--p2"]);
       if (s.low !== 0 || s.high !== 0) whiskers.push([i, at + s.low, at + s.high]);
       texts.push(s.part + ": " + (s.adds < 0 ? "" : "+") + figure(s.adds, s.unit) + " (" + figure(s.low, s.unit) + " .. " + figure(s.high, s.unit) + ")");
-      labels.push(s.part.replace(/ /g, "\n"));
+      labels.push(s.part.split(" ").map(word => word.length < 10 ? word : word.slice(0, word.length >> 1) + "-\n" + word.slice(word.length >> 1)).join("\n"));
       at += s.adds;
     }
     const last = mine[mine.length - 1];
