@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podlane/podlane/cluster"
@@ -26,6 +27,7 @@ type Objects struct {
 	Pods                   []*corev1.Pod
 	Services               []*corev1.Service
 	EndpointSlices         []*discoveryv1.EndpointSlice
+	ServiceCIDRs           []*networkingv1.ServiceCIDR
 	Deployments            []*appsv1.Deployment
 	ReplicationControllers []*corev1.ReplicationController
 	// Unknown has the kinds that are not read, with the number of their objects.
@@ -59,6 +61,8 @@ func (o *Objects) add(object metav1.Object) {
 		o.Services = append(o.Services, v)
 	case *discoveryv1.EndpointSlice:
 		o.EndpointSlices = append(o.EndpointSlices, v)
+	case *networkingv1.ServiceCIDR:
+		o.ServiceCIDRs = append(o.ServiceCIDRs, v)
 	case *appsv1.Deployment:
 		o.Deployments = append(o.Deployments, v)
 	case *corev1.ReplicationController:
@@ -75,6 +79,7 @@ func (o *Objects) Snapshot(node string) *cluster.Snapshot {
 	setAll(b, o.Pods, node)
 	setAll(b, o.Services, node)
 	setAll(b, o.EndpointSlices, node)
+	setAll(b, o.ServiceCIDRs, node)
 	return b.Publish()
 }
 
@@ -107,6 +112,8 @@ func set(b *cluster.Builder, object metav1.Object, node string) {
 		} else {
 			b.DeleteSlice(k)
 		}
+	case *networkingv1.ServiceCIDR:
+		b.SetServiceCIDR(convert.ServiceCIDR(v))
 	}
 }
 
@@ -122,5 +129,7 @@ func unset(b *cluster.Builder, r ref) {
 		b.DeleteService(r.key)
 	case "EndpointSlice":
 		b.DeleteSlice(r.key)
+	case "ServiceCIDR":
+		b.DeleteServiceCIDR(r.key.Name)
 	}
 }

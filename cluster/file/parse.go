@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	kjson "sigs.k8s.io/json"
@@ -26,6 +27,7 @@ var kinds = map[metav1.TypeMeta]func() metav1.Object{
 	{APIVersion: "v1", Kind: "ReplicationController"}:          func() metav1.Object { return new(corev1.ReplicationController) },
 	{APIVersion: "apps/v1", Kind: "Deployment"}:                func() metav1.Object { return new(appsv1.Deployment) },
 	{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"}: func() metav1.Object { return new(discoveryv1.EndpointSlice) },
+	{APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"}:  func() metav1.Object { return new(networkingv1.ServiceCIDR) },
 }
 
 // ref names an object across files.
@@ -198,7 +200,7 @@ func complete(kind string, o metav1.Object) error {
 	}
 	check := validation.IsDNS1123Subdomain
 	switch kind {
-	case "Node", "Namespace":
+	case "Node", "Namespace", "ServiceCIDR":
 		o.SetNamespace("")
 	default:
 		if o.GetNamespace() == "" {

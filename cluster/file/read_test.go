@@ -289,6 +289,8 @@ func TestSnapshot(t *testing.T) {
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}, addressType: IPv4}
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: fqdn, labels: {kubernetes.io/service-name: web}}, addressType: FQDN}
+---
+{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/12]}}
 `)
 	o, _ := mustRead(t, dir)
 	for node, pods := range map[string][]cluster.Key{
@@ -299,7 +301,7 @@ func TestSnapshot(t *testing.T) {
 		if d := cmp.Diff(pods, s.Pods.Keys()); d != "" {
 			t.Errorf("pods of %q: %s", node, d)
 		}
-		if s.Nodes.Len() != 1 || s.Namespaces.Len() != 1 || s.Services.Len() != 1 || s.Slices.Len() != 1 || s.Endpoints.Len() != 1 {
+		if s.Nodes.Len() != 1 || s.Namespaces.Len() != 1 || s.Services.Len() != 1 || s.Slices.Len() != 1 || s.Endpoints.Len() != 1 || s.ServiceCIDRs.Get(cluster.Key{Name: "kubernetes"}) == nil {
 			t.Error("objects are missing")
 		}
 		if d := cmp.Diff([]string{`Node n1: spec.podCIDR: "bad" is not a CIDR such as 10.244.1.0/24: it is left out`}, texts(s.Problems())); d != "" {

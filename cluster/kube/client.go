@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -15,12 +16,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// codecs know the two API groups that are followed. The clientset of
+// codecs know the API groups that are followed. The clientset of
 // client-go/kubernetes knows all of them, which costs tens of megabytes.
 var codecs = func() runtime.NegotiatedSerializer {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(scheme))
 	utilruntime.Must(discoveryv1.AddToScheme(scheme))
+	utilruntime.Must(networkingv1.AddToScheme(scheme))
 	return serializer.NewCodecFactory(scheme).WithoutConversion()
 }()
 
@@ -60,7 +62,7 @@ func newClients(c *rest.Config) (clients, error) {
 	c.NegotiatedSerializer = codecs
 	c.WarningHandler = rest.NoWarnings{}
 	out := clients{}
-	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion} {
+	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
 		c.GroupVersion, c.APIPath = &gv, "/apis"
 		if gv.Group == "" {
 			c.APIPath = "/api"

@@ -3,6 +3,7 @@ package kube
 import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,9 +31,12 @@ const (
 	// headless Services, and those that the endpoint slice controller did not make,
 	// which need not say what they are of.
 	NamedServices
+	// ServiceCIDRs are the ranges of cluster IPs. A server before Kubernetes 1.33 has
+	// none, and a role may forbid them: then nothing is known of them.
+	ServiceCIDRs
 
 	// ForAgent is what the agent needs, ForDNS what the DNS server needs.
-	ForAgent = Nodes | Pods | Services
+	ForAgent = Nodes | Pods | Services | ServiceCIDRs
 	ForDNS   = Namespaces | NamedServices
 )
 
@@ -54,6 +58,8 @@ type kind struct {
 	// convert gives nil for an object that a Snapshot does not have.
 	convert func(any) setter
 	remove  func(*cluster.Builder, cluster.Key)
+	// optional kinds are followed where the server gives them.
+	optional bool
 }
 
 // setter puts one converted object into a Builder.
@@ -65,6 +71,7 @@ type (
 	pod       cluster.Pod
 	service   cluster.Service
 	slice     cluster.EndpointSlice
+	cidr      cluster.ServiceCIDR
 )
 
 func (o *node) set(b *cluster.Builder)      { b.SetNode((*cluster.Node)(o)) }
@@ -72,6 +79,7 @@ func (o *namespace) set(b *cluster.Builder) { b.SetNamespace((*cluster.Namespace
 func (o *pod) set(b *cluster.Builder)       { b.SetPod((*cluster.Pod)(o)) }
 func (o *service) set(b *cluster.Builder)   { b.SetService((*cluster.Service)(o)) }
 func (o *slice) set(b *cluster.Builder)     { b.SetSlice((*cluster.EndpointSlice)(o)) }
+func (o *cidr) set(b *cluster.Builder)      { b.SetServiceCIDR((*cluster.ServiceCIDR)(o)) }
 
 // kindsOf gives what is to be followed for a set of kinds.
 func kindsOf(of Kinds, nodeName string) []kind {
@@ -88,6 +96,9 @@ func kindsOf(of Kinds, nodeName string) []kind {
 			k.fields = fields.OneTermEqualSelector("spec.nodeName", nodeName).String()
 		}
 		out = append(out, k)
+	}
+	if of&ServiceCIDRs != 0 {
+		out = append(out, cidrKind)
 	}
 	switch {
 	case of&AllServices != 0:
@@ -143,6 +154,12 @@ var sliceKind = kind{
 		return nil
 	},
 	remove: (*cluster.Builder).DeleteSlice,
+}
+
+var cidrKind = kind{
+	resource: "servicecidrs", group: networkingv1.SchemeGroupVersion, example: &networkingv1.ServiceCIDR{}, optional: true,
+	convert: func(o any) setter { return (*cidr)(convert.ServiceCIDR(o.(*networkingv1.ServiceCIDR))) },
+	remove:  func(b *cluster.Builder, k cluster.Key) { b.DeleteServiceCIDR(k.Name) },
 }
 
 // selectors adds the kind's selectors to a request.

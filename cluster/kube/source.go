@@ -30,7 +30,7 @@ type Options struct {
 	// Server is the server's address, where it is another than that of Kubeconfig or of
 	// the Service "kubernetes".
 	Server string
-	Kinds      Kinds
+	Kinds  Kinds
 	// Node is the node whose Pods are followed; "" is all of them.
 	Node string
 	Log  *slog.Logger // nil: none

@@ -61,7 +61,7 @@ func TestNew_errors(t *testing.T) {
 
 func TestKindsOf(t *testing.T) {
 	for of, want := range map[Kinds]string{
-		ForAgent: "nodes pods[spec.nodeName=n1] services[!service.kubernetes.io/service-proxy-name,spec.clusterIP!=None] endpointslices[!service.kubernetes.io/headless]",
+		ForAgent: "nodes pods[spec.nodeName=n1] servicecidrs services[!service.kubernetes.io/service-proxy-name,spec.clusterIP!=None] endpointslices[!service.kubernetes.io/headless]",
 		ForDNS: "namespaces services endpointslices[service.kubernetes.io/headless] " +
 			"endpointslices[!service.kubernetes.io/headless,endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io]",
 		Services | AllServices: "services endpointslices",

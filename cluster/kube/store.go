@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -165,6 +166,19 @@ func (s *store) run(ctx context.Context) {
 	r.RunWithContext(klog.NewContext(ctx, silent))
 }
 
+// without says that it has to go without an optional kind, which the server does
+// not have or does not give: nothing waits for it any longer.
+func (s *store) without(err error) bool {
+	if !s.optional || !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = true
+	s.wakeUp()
+	return true
+}
+
 // emptyWatch is what client-go gives instead of an error where the connection was
 // closed or timed out before the answer.
 var emptyWatch = reflect.TypeOf(watch.NewEmptyWatch())
@@ -178,7 +192,9 @@ func (s *store) listWatch() *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			l, err := list(ctx, o)
-			s.observe(ctx, s.resource, "list", err)
+			if !s.without(err) {
+				s.observe(ctx, s.resource, "list", err)
+			}
 			return l, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
@@ -186,7 +202,7 @@ func (s *store) listWatch() *cache.ListWatch {
 			switch {
 			case err == nil && reflect.TypeOf(w) == emptyWatch:
 				s.observe(ctx, s.resource, "watch", errClosed)
-			case !noStreaming(o, err):
+			case !noStreaming(o, err) && !s.without(err):
 				s.observe(ctx, s.resource, "watch", err)
 			}
 			return w, err

@@ -1,11 +1,14 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/podlane/podlane/cluster"
 )
@@ -38,6 +41,23 @@ func sliceAt(version int) *discoveryv1.EndpointSlice {
 	}
 }
 
+// TestStore_without: what a server does not have or does not give keeps nothing
+// waiting where it is optional; what cannot be reached does.
+func TestStore_without(t *testing.T) {
+	none := apierrors.NewNotFound(schema.GroupResource{Resource: "servicecidrs"}, "")
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "servicecidrs"}, "", errors.New("no role"))
+	for _, tc := range []struct {
+		kind kind
+		err  error
+		want bool
+	}{{cidrKind, none, true}, {cidrKind, forbidden, true}, {cidrKind, errors.New("connection refused"), false}, {cidrKind, nil, false}, {nodeKind, forbidden, false}} {
+		s := &store{Source: &Source{wake: make(chan struct{}, 1)}, kind: tc.kind}
+		if got := s.without(tc.err); got != tc.want || s.synced != tc.want {
+			t.Errorf("%s, %v: without it %v, synced %v", tc.kind.resource, tc.err, got, s.synced)
+		}
+	}
+}
+
 // TestStore_claim: a slice whose labels move it from one watch to the other is
 // there in its newest version, in whatever order the watches tell.
 func TestStore_claim(t *testing.T) {
@@ -58,7 +78,11 @@ func TestStore_claim(t *testing.T) {
 			_ = from.Add(sliceAt(8))
 			return to.Delete(sliceAt(8))
 		}, "10.0.0.8"},
-		{"and gone", func(from, to *store) error { _ = to.Add(sliceAt(6)); _ = from.Delete(sliceAt(6)); return to.Delete(sliceAt(9)) }, ""},
+		{"and gone", func(from, to *store) error {
+			_ = to.Add(sliceAt(6))
+			_ = from.Delete(sliceAt(6))
+			return to.Delete(sliceAt(9))
+		}, ""},
 		{"listed anew without it", func(from, to *store) error { _ = to.Add(sliceAt(6)); return from.Replace(nil, "9") }, "10.0.0.6"},
 		{"listed anew by the one that has it", func(from, to *store) error { return from.Replace(nil, "9") }, ""},
 	} {
