@@ -133,7 +133,7 @@ func (h *holder) startAgent(n *node) (*process, error) {
 	_ = os.Remove(n.agentSocket()) // a killed agent's: ready looks for the new one
 	return h.procs.start(n.space, func() (*exec.Cmd, error) {
 		cmd := exec.Command(h.program(), "agent", "--node", n.Name, "--manifests", filepath.Join(h.dir, "cluster"),
-			"--run-dir", filepath.Join(n.dir, "run"), "--state-dir", filepath.Join(n.dir, "state"), "--overlay", h.opts.Overlay,
+			"--run-dir", filepath.Join(n.dir, "run"), "--state-dir", filepath.Join(n.dir, "state"), "--overlay", h.opts.Overlay, "--proxy-backend", h.opts.ProxyBackend,
 			"--fast-path", h.opts.FastPath, "--bpf-dir", filepath.Join(h.dir, "bpf", n.Name))
 		cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, "/", h.environment()
 		return cmd, nil

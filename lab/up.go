@@ -29,6 +29,9 @@ type Options struct {
 	Nodes int    `json:"nodes"` // default 2; ignored where Objects has Nodes
 	// Overlay is the agents' overlay mode: auto (default), vxlan or direct.
 	Overlay string `json:"overlay"`
+	// ProxyBackend is the agents' way to bring Services to the kernel: auto (default),
+	// nftables or iptables.
+	ProxyBackend string `json:"proxy_backend"`
 	// FastPath is the agents' fast path: auto, on or off; default fastpath.Default.
 	FastPath string `json:"fast_path"`
 	// Families are ipv4, ipv6 or dual. The default is dual, or ipv4 where the
@@ -53,6 +56,9 @@ func (o *Options) fill() error {
 	}
 	if o.Nodes < 1 || o.Nodes > 200 {
 		return fmt.Errorf("%d nodes: a lab has 1 to 200", o.Nodes)
+	}
+	if o.ProxyBackend == "" {
+		o.ProxyBackend = "auto"
 	}
 	if o.Overlay == "" {
 		o.Overlay = string(overlay.Auto)

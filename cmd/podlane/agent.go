@@ -26,6 +26,7 @@ type agentFlags struct {
 	logLevel, logFormat                        string
 	check                                      bool
 	serviceProxy, health, metrics              string
+	backend, iptablesRoot                      string
 	fastPath, bpfDir                           string
 	install                                    installFlags
 }
@@ -60,6 +61,8 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
 	fl.StringVar(&f.fastPath, "fast-path", string(fastpath.Default), "packets between pods past routing and netfilter, by tc eBPF: auto (where the kernel can), on, off")
 	fl.StringVar(&f.bpfDir, "bpf-dir", "/sys/fs/bpf/podlane", "folder of a BPF file system for the fast path, this node's own")
+	fl.StringVar(&f.backend, "proxy-backend", string(agent.AutoBackend), "how Services are brought to the kernel: auto (nftables, where the kernel can), nftables, iptables (by the host's programs)")
+	fl.StringVar(&f.iptablesRoot, "iptables-root", "", "where the host's files are, in a container, to run its iptables; \"\" is /")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	f.install.add(fl)
@@ -118,9 +121,13 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 	if err != nil {
 		return agent.Operations{}, err
 	}
+	backend, err := agent.ParseBackend(f.backend)
+	if err != nil {
+		return agent.Operations{}, err
+	}
 	config := map[string]string{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { config[f.Name] = f.Value.String() })
-	return agent.Operations{Mode: mode, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
+	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
 		Config: map[string]any{"podlane": config}}, nil
 }
 

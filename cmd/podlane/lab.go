@@ -71,6 +71,7 @@ func newLabUp(name *string) *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&opts.Nodes, "nodes", 2, "number of nodes, where no manifest has a Node")
 	f.StringVar(&opts.FastPath, "fast-path", string(fastpath.Default), "the nodes' fast path: auto (where the kernel can, which needs root), on, off")
+	f.StringVar(&opts.ProxyBackend, "proxy-backend", "auto", "how Services are brought to the kernel: auto, nftables, iptables (by the host's programs)")
 	f.StringVar(&opts.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.StringVar(&opts.Families, "ip-family", "", "ipv4, ipv6 or dual (default dual, or ipv4 where the kernel has no IPv6)")
 	f.DurationVar(&opts.Timeout, "timeout", time.Minute, "how long to wait until all is Ready")

@@ -42,6 +42,7 @@ does and the command that one could type oneself. It needs no root, takes about 
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.FastPath, "fast-path", string(fastpath.Default), "the nodes' fast path: auto (where the kernel can, which needs root), on, off")
+	f.StringVar(&o.ProxyBackend, "proxy-backend", "auto", "how Services are brought to the kernel: auto, nftables, iptables (by the host's programs)")
 	f.StringVar(&o.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.IntVar(&o.Rounds, "rounds", 5, "rounds of the evaluation")
 	f.DurationVar(&o.Duration, "duration", 500*time.Millisecond, "of one measurement")

@@ -20,17 +20,18 @@ import (
 
 // Options say how the demo runs.
 type Options struct {
-	Name     string        // the lab's
-	Overlay  string        // auto, vxlan, direct
-	FastPath string        // auto, on, off
-	Objects  *file.Objects // nil: the built-in nginx scenario
-	Rounds   int           // of the evaluation; 0: 5
-	Duration time.Duration // of one cell; 0: 500 ms
-	Report   string        // the HTML report's file
-	Version  string
-	Command  string    // that repeats the demo, for the report
-	Story    io.Writer // the steps, for people; nil: none
-	Progress io.Writer // what goes on in long steps
+	Name         string        // the lab's
+	Overlay      string        // auto, vxlan, direct
+	ProxyBackend string        // auto, nftables, iptables
+	FastPath     string        // auto, on, off
+	Objects      *file.Objects // nil: the built-in nginx scenario
+	Rounds       int           // of the evaluation; 0: 5
+	Duration     time.Duration // of one cell; 0: 500 ms
+	Report       string        // the HTML report's file
+	Version      string
+	Command      string    // that repeats the demo, for the report
+	Story        io.Writer // the steps, for people; nil: none
+	Progress     io.Writer // what goes on in long steps
 }
 
 // Result is the document that `--json` prints.
@@ -141,7 +142,7 @@ func (d *demo) up(ctx context.Context) (err error) {
 	d.title("A cluster of %d nodes, each a network namespace with an agent of its own; a container is a process.", d.scene.nodes)
 	d.command("lab", "up", "--overlay", d.Overlay, "-f", d.scene.source)
 	d.client, err = lab.Up(ctx, lab.Options{
-		Name: d.Name, Nodes: d.scene.nodes, Overlay: d.Overlay, FastPath: d.FastPath, Objects: d.scene.objects, Progress: d.progress,
+		Name: d.Name, Nodes: d.scene.nodes, Overlay: d.Overlay, ProxyBackend: d.ProxyBackend, FastPath: d.FastPath, Objects: d.scene.objects, Progress: d.progress,
 	})
 	var problems *lab.ProblemsError
 	if errors.As(err, &problems) {
