@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 need := $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: build demo test lint bench bench-dns bench-proxy test-kubeproxy help check-go
+.PHONY: build demo image e2e test lint bench bench-dns bench-proxy test-kubeproxy help check-go
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -25,6 +25,12 @@ build: check-go ## bin/podlane, one static file (go build ./cmd/podlane)
 demo: build ## a two-node cluster network on this machine, explained and measured; no root (go run ./cmd/podlane lab demo)
 	bin/podlane lab demo
 
+image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64 (go run ./internal/ociimage/cmd/image)
+	$(GO) run ./internal/ociimage/cmd/image -version $(VERSION) -name ghcr.io/podlane/podlane:$(VERSION) -o bin/podlane-image.tar
+
+e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time (cd test/e2e && go test ./...)
+	cd test/e2e && $(GO) test -v -timeout 60m ./...
+
 test: check-go ## all tests (go test ./...)
 	@.ci/test
 
@@ -35,6 +41,14 @@ lint: check-go ## go vet, staticcheck, gofmt
 
 bench: check-go ## the Go benchmarks (go test -run '^$$' -bench . ./...)
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-path: build ## what a hop costs: node to node, flannel's layouts, ours, the fast path; 40 min, root, a quiet machine (bin/podlane lab perf ...)
+	bin/podlane lab perf --overlay direct+normal,vxlan+normal,direct+fast,vxlan+fast,flannel-host-gw,flannel-vxlan \
+	  --tests tcp_bw,tcp_lat,udp_bw,tcp_crr --rounds $(or $(ROUNDS),24) --duration 1s --warmup 200ms --budget 2h --width 0.1% \
+	  --json bin/bench-path.json --html bin/bench-path.html
+
+bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf)
+	$(GO) generate ./kernel/bpf
 
 bench-proxy: check-go ## the service proxy beside kube-proxy, 30 min, root, a quiet machine (cd test/kubeproxy && go run ./cmd/bench)
 	cd test/kubeproxy && $(GO) run ./cmd/bench $(BENCH_FLAGS)
