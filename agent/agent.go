@@ -215,7 +215,7 @@ func (a *Agent) apply() error {
 func (a *Agent) compile() error {
 	underlay, err := a.links.underlayOf(a.snapshot, a.config.Node)
 	in := plan.Input{
-		Node: a.config.Node, Overlay: a.config.Overlay, Underlay: underlay,
+		Node: a.config.Node, Overlay: a.config.Overlay, Proxy: a.config.Proxy, Underlay: underlay,
 		Snapshot: a.snapshot, Pods: ownPods(a.pods.Allocations()),
 	}
 	first := a.plan == nil

@@ -13,6 +13,7 @@ import (
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy"
 )
 
 // VerbExplain is the verb of a request for an explain.Answer; its Config is an
@@ -82,14 +83,15 @@ func peerPlan(own *plan.Plan, node string) *plan.Plan {
 		return nil
 	}
 	in := plan.Input{
-		Node: node, Overlay: own.Overlay, Snapshot: own.Snapshot, Pods: peerPods(own.Snapshot, node),
+		Node: node, Overlay: own.Overlay, Proxy: own.Proxy, Snapshot: own.Snapshot, Pods: peerPods(own.Snapshot, node),
 		Underlay: link.Underlay{Device: own.Underlay.Device, MTU: own.Underlay.MTU},
 	}
 	for _, a := range n.Addresses {
 		in.Underlay.Addrs = append(in.Underlay.Addrs, netip.PrefixFrom(a, bitsLike(own.Underlay.Addrs, a)))
 	}
 	state, problems := overlay.Compile(in.OverlayInput())
-	return &plan.Plan{Input: in, Link: &state, Table: own.Table, PodAddrs: podAddrs(in.Pods), Problems: problems}
+	in.Proxy.Node = node // whose endpoints, zone and addresses decide
+	return &plan.Plan{Input: in, Link: &state, Table: proxy.CompileAll(in.Snapshot, in.Proxy), PodAddrs: podAddrs(in.Pods), Problems: problems}
 }
 
 func bitsLike(own []netip.Prefix, a netip.Addr) int {

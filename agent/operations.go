@@ -37,6 +37,7 @@ type Operations struct {
 	// "/".
 	IPTablesRoot string
 	Ports        ports.Addresses
+	Proxy        proxy.Config // without Node
 	// Config is what /configz shows.
 	Config any
 }

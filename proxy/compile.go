@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -20,6 +21,22 @@ type Config struct {
 	// NoExternalIPs ignores spec.externalIPs (Kubernetes' feature gate
 	// AllowServiceExternalIPs, turned off).
 	NoExternalIPs bool
+}
+
+// ParseNodePortAddresses reads Config.NodePortAddresses: "primary", or CIDRs.
+func ParseNodePortAddresses(texts []string) ([]netip.Prefix, error) {
+	if slices.Equal(texts, []string{"primary"}) {
+		return nil, nil
+	}
+	var out []netip.Prefix
+	for _, t := range texts {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither primary nor a CIDR such as 192.0.2.0/24", t)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 // facts are what entries depend on beside their own objects.

@@ -17,6 +17,7 @@ import (
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
+	"github.com/podlane/podlane/proxy"
 	"github.com/podlane/podlane/takeover"
 )
 
@@ -27,6 +28,8 @@ type agentFlags struct {
 	check                                      bool
 	serviceProxy, health, metrics              string
 	backend, iptablesRoot                      string
+	nodePortAddresses                          []string
+	externalIPs                                bool
 	fastPath, bpfDir                           string
 	install                                    installFlags
 }
@@ -63,6 +66,8 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.bpfDir, "bpf-dir", "/sys/fs/bpf/podlane", "folder of a BPF file system for the fast path, this node's own")
 	fl.StringVar(&f.backend, "proxy-backend", string(agent.AutoBackend), "how Services are brought to the kernel: auto (nftables, where the kernel can), nftables, iptables (by the host's programs)")
 	fl.StringVar(&f.iptablesRoot, "iptables-root", "", "where the host's files are, in a container, to run its iptables; \"\" is /")
+	fl.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", []string{"primary"}, "the node's addresses that answer to NodePorts: primary (its InternalIPs), or CIDRs; of a family without one all do")
+	fl.BoolVar(&f.externalIPs, "external-ips", true, "serve the externalIPs of Services")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	f.install.add(fl)
@@ -125,9 +130,14 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 	if err != nil {
 		return agent.Operations{}, err
 	}
+	addresses, err := proxy.ParseNodePortAddresses(f.nodePortAddresses)
+	if err != nil {
+		return agent.Operations{}, fmt.Errorf("--nodeport-addresses: %w", err)
+	}
 	config := map[string]string{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { config[f.Name] = f.Value.String() })
-	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
+	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot,
+		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
 		Config: map[string]any{"podlane": config}}, nil
 }
 
