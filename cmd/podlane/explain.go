@@ -59,6 +59,7 @@ The exit status is 0 also when the packet is refused or lost, 1 when --verify or
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return runExplain(cmd, f, args) },
 	}
+	cmd.AddCommand(newExplainConn())
 	fl := cmd.Flags()
 	filesFlag(cmd, &f.files)
 	fl.StringVar(&f.lab, "lab", "", "explain in the lab of this name")

@@ -68,6 +68,9 @@ func printVerification(w io.Writer, v *live.Verification) error {
 		if len(s.Steps) > 0 {
 			fmt.Fprintf(&b, "  %s nftrace: %s\n", n, strings.Join(s.Steps, "; "))
 		}
+		if r := v.Reports[n]; r != nil && r.FastPath && !s.Seen {
+			fmt.Fprintf(&b, "  %s: its fast path takes packets past conntrack and nftrace\n", n)
+		}
 		if s.Problem != "" {
 			fmt.Fprintf(&b, "  %s: no trace: %s\n", n, s.Problem)
 		}

@@ -22,7 +22,7 @@ import (
 func newObserve() *cobra.Command {
 	cmd := &cobra.Command{Use: "observe", Hidden: true, Short: "Look at this namespace for `podlane explain --verify` and `podlane doctor`", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters(), newObserveExam(), newObserveFeatures())
+	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters(), newObserveExam(), newObserveFeatures(), newObserveFlows())
 	return cmd
 }
 
@@ -173,5 +173,15 @@ func newObserveExam() *cobra.Command {
 func newObserveFeatures() *cobra.Command {
 	return &cobra.Command{Use: "features", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		return printJSON(cmd.OutOrStdout(), observe.Features())
+	}}
+}
+
+func newObserveFlows() *cobra.Command {
+	return &cobra.Command{Use: "flows", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		flows, err := observe.AllFlows()
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd.OutOrStdout(), flows)
 	}}
 }

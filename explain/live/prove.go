@@ -270,6 +270,10 @@ func (v *Verification) lost(a explain.Access) {
 	case last == "":
 		f.Node, f.Hop, f.ID = v.Answer.From.Node, "pod", "link of "+v.Answer.From.Name
 		f.What = "the probe never came to the node: " + v.Probe.String()
+	case v.Reports[p.End.Node] != nil && v.Reports[p.End.Node].FastPath && last != p.End.Node:
+		f.Hop, f.ID = "underlay or fast path", fmt.Sprintf("underlay %s to %s", last, p.End.Node)
+		f.What = fmt.Sprintf("node %s sent it on; node %s has the fast path, past its packet filter, so it is not known whether it came there%s", last, p.End.Node, v.suspects(last, p.End.Node))
+		f.Mend = fmt.Sprintf("podlane doctor tries the underlay and the overlay between %s and %s", last, p.End.Node)
 	case last != p.End.Node && p.End.Node != "":
 		f.Hop, f.ID = "underlay", fmt.Sprintf("underlay %s to %s", last, p.End.Node)
 		f.What = fmt.Sprintf("node %s sent it on, and node %s never saw it%s", last, p.End.Node, v.suspects(last, p.End.Node))

@@ -49,7 +49,7 @@ func (f Finding) String() string {
 
 // probeTimeout is how long a probe waits for its answer. Loss is not expected, so
 // one retransmission of TCP (1 s) is enough.
-const probeTimeout = 2500 * time.Millisecond
+const probeTimeout = 1800 * time.Millisecond
 
 // Verify explains an access from the nodes' own facts, compares what it rests on
 // with the kernels, and sends one real connection.
@@ -106,30 +106,35 @@ func (v *Verification) compare() {
 		if r == nil {
 			continue
 		}
-		for _, d := range r.Differences {
-			if rests(h, d.ID) {
-				v.add(Finding{Node: h.Node, Hop: string(h.Stage) + ": " + h.Text, ID: d.ID, What: d.What, Mend: d.Mend})
+		for _, o := range h.Objects {
+			for _, d := range r.Differences {
+				if rests(o, d.ID) && !impliedBy(r, d.ID) {
+					v.add(Finding{Node: h.Node, Hop: string(h.Stage) + ": " + h.Text, ID: d.ID, What: d.What, Mend: d.Mend})
+				}
 			}
 		}
 	}
 	v.underlays()
 }
 
-// rests says whether a hop rests on an object: one of its own, or of the link it
-// passes, or of the tables that its rules are in.
-func rests(h explain.Hop, id string) bool {
-	for _, o := range h.Objects {
-		if o.ID == id {
-			return true
-		}
-		if dev, is := strings.CutPrefix(o.ID, "link "); is && onLink(id, dev) {
-			return true
-		}
-		if f := strings.Fields(o.ID); f[0] == "nft" && id == "nft "+f[1]+" table" {
-			return true
-		}
+// rests says whether an object of a hop is the one that an id names, or the link
+// that it is on, or the table that it is in.
+func rests(o explain.Object, id string) bool {
+	if o.ID == id {
+		return true
 	}
-	return false
+	if dev, is := strings.CutPrefix(o.ID, "link "); is {
+		return onLink(id, dev)
+	}
+	f := strings.Fields(o.ID)
+	return f[0] == "nft" && id == "nft "+f[1]+" table"
+}
+
+// impliedBy says that a link's forwarding is off because the whole node's is: the
+// kernel sets both.
+func impliedBy(r *observe.Report, id string) bool {
+	return strings.HasSuffix(id, "/forwarding") && strings.HasPrefix(id, "sysctl net/ipv4/conf/") &&
+		slices.ContainsFunc(r.Differences, func(d observe.Difference) bool { return d.ID == "sysctl net/ipv4/ip_forward" })
 }
 
 func onLink(id, dev string) bool {

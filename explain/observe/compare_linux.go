@@ -228,7 +228,8 @@ func frontendOf(p *proxy.Port, fr proxy.Frontend) frontend {
 // compareSlots compares the slots of a frontend with its endpoints, in whatever
 // order.
 func compareSlots(conn *nft.Conn, r nftables.Ruleset, node string, f frontend) (Difference, bool) {
-	d := Difference{ID: explain.FrontendID(f.endpoints, f.protocol, f.addr), Node: node, Mend: "podlane agent makes it right when it runs; restart it"}
+	d := Difference{ID: explain.FrontendID(f.endpoints, f.protocol, f.addr), Node: node,
+		Mend: fmt.Sprintf("nft delete table %s; the agent, which does not read endpoints back, then builds it anew", r.Table)}
 	set, key := r.Endpoints, nft.Concat(nil).Addr(f.addr.Addr())
 	if f.addr.Addr().IsUnspecified() {
 		set, key = r.NodePortEndpoints, nil

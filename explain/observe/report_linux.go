@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -29,7 +30,10 @@ type Node struct {
 // Report is what a node really has, without asking its agent.
 type Report struct {
 	Facts
-	Agent       string       `json:"agent"` // what is wrong with the agent, or empty
+	Agent string `json:"agent"` // what is wrong with the agent, or empty
+	// FastPath says that packets between pods pass the node's packet filter by, so
+	// that neither conntrack nor nftrace sees them there.
+	FastPath    bool         `json:"fast_path"`
 	Differences []Difference `json:"differences"`
 	Foreign     []Foreign    `json:"foreign"`
 	Problems    []string     `json:"problems,omitempty"` // what could not be looked at
@@ -59,7 +63,7 @@ func Look(n Node) (*Report, *plan.Plan, error) {
 		return nil, nil, err
 	}
 	r.note(recordErr)
-	r.Agent = agentTrouble(filepath.Join(n.RunDir, "agent.sock"))
+	r.askAgent(filepath.Join(n.RunDir, "agent.sock"))
 	return r, p, nil
 }
 
@@ -84,16 +88,24 @@ func (r *Report) note(err error) {
 // verbStatus is agent.VerbStatus; the agent uses this package.
 const verbStatus = "status"
 
-// agentTrouble says what is wrong with the agent of a socket, or "".
-func agentTrouble(socket string) string {
+// askAgent notes what is wrong with the agent of a socket, and its fast path.
+func (r *Report) askAgent(socket string) {
 	reply, err := shim.Ask(socket, shim.Request{Verb: verbStatus}, 3*time.Second)
-	if err != nil {
-		return "does not answer: " + err.Error()
+	switch {
+	case err != nil:
+		r.Agent = "does not answer: " + err.Error()
+		return
+	case reply.Error != nil:
+		r.Agent = reply.Error.Error()
+		return
 	}
-	if reply.Error != nil {
-		return reply.Error.Error()
+	var status struct {
+		FastPath struct {
+			On bool `json:"on"`
+		} `json:"fastPath"`
 	}
-	return ""
+	r.note(json.Unmarshal(reply.Result, &status))
+	r.FastPath = status.FastPath.On
 }
 
 // Decision is what the kernel's routing, with all rules and tables of whoever,
