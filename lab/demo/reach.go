@@ -136,7 +136,11 @@ func (d *demo) withoutAgents(ctx context.Context) error {
 	if err := d.ask(ctx, &a); err != nil {
 		return err
 	}
-	d.command("lab", "exec", "node/"+d.scene.first, "--", "podlane", "counters", t.service.Namespace+"/"+t.service.Name)
+	if d.ProxyBackend == "iptables" {
+		d.command("lab", "exec", "node/"+d.scene.first, "--", "iptables-save", "-c", "-t", "nat")
+	} else {
+		d.command("lab", "exec", "node/"+d.scene.first, "--", "podlane", "counters", t.service.Namespace+"/"+t.service.Name)
+	}
 	after, err := d.counted(ctx, t)
 	if err != nil {
 		return err
@@ -150,6 +154,9 @@ func (d *demo) withoutAgents(ctx context.Context) error {
 // counted reads the counter of a target's frontend on the client's node, from
 // the kernel.
 func (d *demo) counted(ctx context.Context, t target) (uint64, error) {
+	if d.ProxyBackend == "iptables" {
+		return d.countedByChains(ctx, t)
+	}
 	self, err := program()
 	if err != nil {
 		return 0, err
