@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,3 +119,23 @@ func (c *Cluster) KillAPI() { c.plane.api.Kill() }
 
 // StartAPI brings it back.
 func (c *Cluster) StartAPI(ctx context.Context) error { return c.plane.startAPI(ctx) }
+
+// Outside runs a program on the machine of the control plane, which is outside of
+// the pods' network.
+func (c *Cluster) Outside(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return sh(ctx, name, args...)
+}
+
+// ServeOutside runs the pods' server there.
+func (c *Cluster) ServeOutside(addr string) (stop func(), err error) {
+	p, err := start(c.Dir, "outside", []string{filepath.Join(c.Dir, "pod"), "serve", addr})
+	if err != nil {
+		return nil, err
+	}
+	err = p.await(context.Background(), func(ctx context.Context) error {
+		return get(ctx, http.DefaultClient, "http://127.0.0.1"+addr+"/ready", "")
+	})
+	return p.Kill, err
+}

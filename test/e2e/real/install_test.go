@@ -1,0 +1,118 @@
+package real
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/podlane/podlane/test/e2e/internal/machines"
+)
+
+// testNotReady: without a network the nodes say so, and nothing of ours is there.
+func testNotReady(t *testing.T) {
+	eventually(t, "nodes say why they are not Ready", func() error {
+		out, err := try("get", "nodes", "-o", "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].message}\n{end}")
+		if strings.Count(out, "cni plugin not initialized") != len(cluster.Nodes) {
+			return fmt.Errorf("%s %w", out, err)
+		}
+		return nil
+	})
+	before = nil
+	for _, n := range cluster.Nodes {
+		before = append(before, traces(t, n))
+	}
+}
+
+// before is what the nodes had before Podlane was installed.
+var before []string
+
+// testInstalls installs it as the manual says.
+func testInstalls(t *testing.T) {
+	if err := cluster.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testRights: the agent runs with the rights of the manifest and no others.
+func testRights(t *testing.T) {
+	for _, n := range cluster.Nodes {
+		out, err := n.Run(t.Context(), "sh", "-c", `pidof podlane | tr " " "\n" | while read p; do
+			tr "\0" " " </proc/$p/cmdline; grep -E "^(CapEff|CapBnd|NoNewPrivs|Seccomp):" /proc/$p/status | tr -s "\t\n" "  "; echo; done`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents, servers := 0, 0
+		for line := range strings.SplitSeq(strings.TrimSpace(out), "\n") {
+			want := ""
+			switch {
+			case strings.Contains(line, "podlane agent --node="+n.Name+" "):
+				agents++
+				want = "CapEff: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 1 Seccomp: 2" // bit 12: NET_ADMIN
+			case strings.Contains(line, "podlane dns "):
+				servers++
+				want = "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2"
+			}
+			if want != "" && !strings.Contains(line, want) {
+				t.Errorf("node %s: %s\nwant %s", n.Name, line, want)
+			}
+		}
+		// All nodes share one PID namespace.
+		if agents != 1 || servers != len(cluster.Nodes) {
+			t.Errorf("node %s: %d agents and %d DNS servers in\n%s", n.Name, agents, servers, out)
+		}
+	}
+}
+
+// testStatus: the agent says where its API server is, and that all is well.
+func testStatus(t *testing.T) {
+	out := kubectl(t, "-n", "podlane", "exec", "daemonset/podlane-agent", "--", "/podlane", "status")
+	for _, want := range []string{"all is applied", "https://192.168.77.1:6443", "/etc/kubernetes/kubelet.conf"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}
+
+// testUninstalls: afterwards a node has what it had before.
+func testUninstalls(t *testing.T) {
+	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--timeout=90s")
+	kubectl(t, "apply", "-f", cluster.Path(machines.UninstallManifest))
+	kubectl(t, "-n", "podlane-uninstall", "rollout", "status", "daemonset/podlane-cleanup", "--timeout=90s")
+	kubectl(t, "delete", "-f", cluster.Path(machines.UninstallManifest), "--timeout=90s")
+	for i, n := range cluster.Nodes {
+		if now := traces(t, n); now != before[i] {
+			t.Errorf("node %s had\n%s\nand has\n%s", n.Name, before[i], now)
+		}
+	}
+}
+
+// traces gives all of a node that Podlane could change.
+func traces(t *testing.T, n *machines.Node) string {
+	t.Helper()
+	out, err := n.Run(t.Context(), "sh", "-c", `
+		echo "links:"; ip -o link | sed "s/@.*//; s/^[0-9]*: //" | sort
+		echo "routes:"; ip route; ip -6 route | grep -v fe80
+		echo "tables:"; nft list tables | grep podlane
+		echo "sysctls:"; for s in net/ipv4/ip_forward net/ipv6/conf/all/forwarding net/ipv6/conf/eth0/accept_ra; do echo $s $(cat /proc/sys/$s); done
+		echo "tc:"; tc qdisc show dev eth0 2>/dev/null | grep clsact
+		true`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString(out)
+	for _, dir := range []string{"/opt/cni/bin", "/etc/cni/net.d", "/run/podlane", "/var/lib/podlane", "/sys/fs/bpf/podlane"} {
+		entries, _ := os.ReadDir(n.File(dir))
+		for _, e := range entries {
+			fmt.Fprintln(&b, filepath.Join(dir, e.Name()))
+		}
+	}
+	for _, dir := range []string{"/run/podlane", "/var/lib/podlane"} {
+		if _, err := os.Stat(n.File(dir)); err == nil {
+			fmt.Fprintln(&b, dir)
+		}
+	}
+	return b.String()
+}
