@@ -39,7 +39,7 @@ func ParseHosts(text string) (*Hosts, error) {
 func (h *Hosts) add(addr string, names []string) error {
 	a, err := netip.ParseAddr(addr)
 	if err != nil || len(names) == 0 {
-		return fmt.Errorf("%q: want ADDRESS NAME...", strings.Join(append([]string{addr}, names...), " "))
+		return fmt.Errorf("%q: want an address and names", strings.Join(append([]string{addr}, names...), " "))
 	}
 	a = a.Unmap().WithZone("")
 	for _, text := range names {

@@ -49,7 +49,7 @@ func readCorefile(stdin io.Reader, path string) (*corefile.Settings, error) {
 		text, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Corefile: %w", err)
+		return nil, fmt.Errorf("corefile: %w", err)
 	}
 	return corefile.Translate(string(text))
 }
@@ -115,7 +115,7 @@ func (f *dnsFlags) takeCorefile(cmd *cobra.Command) error {
 			continue
 		}
 		if err := cmd.Flags().Set(v.name, v.value); err != nil {
-			return fmt.Errorf("Corefile: %w", err)
+			return fmt.Errorf("corefile: %w", err)
 		}
 	}
 	return nil

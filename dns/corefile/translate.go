@@ -48,7 +48,7 @@ func (p Problem) String() string { return fmt.Sprintf("line %d: %s: %s", p.Line,
 func Translate(text string) (*Settings, error) {
 	blocks, err := Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("Corefile: %w", err)
+		return nil, fmt.Errorf("corefile: %w", err)
 	}
 	s := &Settings{}
 	for _, b := range blocks {
