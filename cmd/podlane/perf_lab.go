@@ -121,7 +121,7 @@ counters; one that did not makes the run invalid (exit status 3). Nothing stays 
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&o.Overlays, "overlay", []string{"direct", "vxlan"}, "how packets reach other nodes' pods; several are measured against one another: auto, direct, vxlan")
+	f.StringSliceVar(&o.Overlays, "overlay", []string{"direct", "vxlan"}, "how packets reach other nodes' pods; several are measured against one another: "+rig.Layouts)
 	f.StringVar(&o.Families, "ip-family", "ipv4", "ipv4 or ipv6")
 	f.StringSliceVar(&o.Further, "paths", nil, "further paths: "+strings.Join(rig.Further, ", "))
 	p.flags(f)

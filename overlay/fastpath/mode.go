@@ -13,7 +13,7 @@ const (
 )
 
 // Default is the mode where none is given.
-const Default = Off
+const Default = Auto
 
 // ParseMode reads a Mode; "" is Default.
 func ParseMode(s string) (Mode, error) {

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/perf"
 )
 
@@ -18,12 +21,22 @@ import (
 const (
 	connections = "connections through the Service" // by the rules' own counters
 	tunnelled   = "packets in the overlay"          // by the device's
+	shortened   = "packets on the fast path"        // by its programs'
 )
 
 // paths gives node to node once, and the others for each lab.
-func (r *rig) paths() ([]perf.Path, error) {
+func (r *rig) paths(ctx context.Context) ([]perf.Path, error) {
 	var all []perf.Path
 	for i, b := range r.labs {
+		if b.layout.flannel != "" {
+			p, err := r.flannel(ctx, b)
+			if err != nil {
+				return nil, err
+			}
+			p.Name = r.named(p.Name, b)
+			all = append(all, p)
+			continue
+		}
 		list, err := r.pathsOf(b)
 		if err != nil {
 			return nil, err
@@ -46,7 +59,7 @@ func (r *rig) named(path string, b *bench) string {
 	if len(r.labs) == 1 {
 		return path
 	}
-	return path + "/" + b.overlay
+	return path + "/" + b.layout.name
 }
 
 func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
@@ -64,7 +77,7 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 	clientPod, neighbour, self := namespace+"/client", namespace+"/neighbour", namespace+"/server"
 	list := []perf.Path{
 		r.path(b, perf.NodeNode, "node/"+near, node, near, &perf.Proof{Still: map[string]uint64{connections: 0}}),
-		r.path(b, perf.PodPod, clientPod, pod, near, b.through(server, false, true)),
+		r.path(b, perf.PodPod, clientPod, pod, near, b.byFastPath(b.through(server, false, true))),
 		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.through(server, true, true)),
 	}
 	for _, name := range r.Further {
@@ -104,10 +117,22 @@ func (b *bench) through(server netip.Addr, service, nodes bool) *perf.Proof {
 	}
 	switch {
 	case !nodes:
-	case b.overlay == string(overlay.VXLAN):
+	case b.layout.overlay == overlay.VXLAN:
 		p.Moves = append(p.Moves, tunnelled)
-	case b.overlay == string(overlay.Direct):
+	case b.layout.overlay == overlay.Direct:
 		p.Still[tunnelled] = 0
+	}
+	return p
+}
+
+// byFastPath has the proof of a way from pod to pod see whether it takes the fast
+// path, where it was asked for or forbidden.
+func (b *bench) byFastPath(p *perf.Proof) *perf.Proof {
+	switch b.layout.fastPath {
+	case fastpath.On:
+		p.Moves = append(p.Moves, shortened)
+	case fastpath.Off:
+		p.Still[shortened] = 0
 	}
 	return p
 }
@@ -115,7 +140,9 @@ func (b *bench) through(server netip.Addr, service, nodes bool) *perf.Proof {
 // witness reads both counters of a node with one command.
 func (r *rig) witness(b *bench, node string) func(context.Context) (map[string]uint64, error) {
 	return func(ctx context.Context) (map[string]uint64, error) {
-		out, err := b.client.Output(ctx, "node/"+node, "sh", "-c", `cat /proc/net/dev && exec "$0" counters --json "$1"`, r.self, namespace+"/"+service)
+		out, err := b.client.Output(ctx, "node/"+node, "sh", "-c",
+			`cat /proc/net/dev && "$0" counters --json "$1" && exec "$0" status --json --run-dir "$2"`, r.self, namespace+"/"+service,
+			filepath.Join(b.status.Dir, "nodes", node, "run"))
 		if err != nil {
 			return nil, err
 		}
@@ -132,10 +159,27 @@ func readWitness(text string) (map[string]uint64, error) {
 	var lines []struct {
 		New uint64 `json:"new_connections"`
 	}
-	if err := json.Unmarshal([]byte("["+counters), &lines); err != nil {
+	var agent struct {
+		FastPath struct {
+			Counters []struct {
+				Reason  string
+				Packets uint64
+			}
+		}
+	}
+	read := json.NewDecoder(strings.NewReader("[" + counters))
+	if err := read.Decode(&lines); err != nil {
 		return nil, fmt.Errorf("counters: %w", err)
 	}
-	moved := map[string]uint64{connections: 0, tunnelled: 0}
+	if err := read.Decode(&agent); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	moved := map[string]uint64{connections: 0, tunnelled: 0, shortened: 0}
+	for _, c := range agent.FastPath.Counters {
+		if strings.HasPrefix(c.Reason, "shortcut_") {
+			moved[shortened] += c.Packets
+		}
+	}
 	for _, l := range lines {
 		moved[connections] += l.New
 	}
@@ -158,8 +202,8 @@ func readWitness(text string) (map[string]uint64, error) {
 
 // parts are what the way is made of: with both overlays, encapsulation is told from veth and routing.
 func (r *rig) parts() []perf.Part {
-	direct := slices.IndexFunc(r.labs, func(b *bench) bool { return b.overlay == string(overlay.Direct) })
-	vxlan := slices.IndexFunc(r.labs, func(b *bench) bool { return b.overlay == string(overlay.VXLAN) })
+	direct := slices.IndexFunc(r.labs, func(b *bench) bool { return b.layout.name == string(overlay.Direct) })
+	vxlan := slices.IndexFunc(r.labs, func(b *bench) bool { return b.layout.name == string(overlay.VXLAN) })
 	if direct >= 0 && vxlan >= 0 {
 		d, v := r.labs[direct], r.labs[vxlan]
 		return []perf.Part{

@@ -32,7 +32,7 @@ var Further = []string{NodePod, SameNode, Hairpin, NodePort}
 // Options say what to measure.
 type Options struct {
 	Name     string   // of the labs, each followed by its overlay
-	Overlays []string // auto, vxlan, direct; none means vxlan and direct
+	Overlays []string // Layouts; none means vxlan and direct
 	Families string   // of the labs: ipv4 or ipv6; "" means ipv4
 	Further  []string // further paths
 	Config   perf.Config
@@ -49,7 +49,7 @@ const (
 func (o Options) Names() []string {
 	var names []string
 	for _, overlay := range o.overlays() {
-		names = append(names, o.Name+"-"+overlay)
+		names = append(names, o.Name+"-"+strings.ReplaceAll(overlay, "+", "-"))
 	}
 	return names
 }
@@ -62,11 +62,14 @@ func (o Options) overlays() []string {
 }
 
 func (o Options) check() error {
-	modes := []string{string(overlay.Auto), string(overlay.Direct), string(overlay.VXLAN)}
 	seen := map[string]bool{}
-	for _, name := range o.overlays() {
-		if !slices.Contains(modes, name) || seen[name] {
-			return fmt.Errorf("overlay %q: want %s, each once", name, strings.Join(modes, ", "))
+	for i, name := range o.overlays() {
+		l, err := parseLayout(name)
+		if err != nil {
+			return err
+		}
+		if seen[name] || i == 0 && l.flannel != "" {
+			return fmt.Errorf("overlay %q: want each once, and not flannel's first", name)
 		}
 		seen[name] = true
 	}
@@ -112,7 +115,7 @@ type rig struct {
 
 // A bench is one lab with what is measured in it.
 type bench struct {
-	overlay string
+	layout  layout
 	client  *lab.Client
 	status  *lab.Status
 	server  lab.PodStatus
@@ -129,8 +132,14 @@ func (r *rig) up(ctx context.Context, name, overlay string) error {
 	if families == "" {
 		families = "ipv4"
 	}
-	client, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 2, Overlay: overlay, Families: families, Objects: objects})
-	b := &bench{overlay: overlay, client: client}
+	l, err := parseLayout(overlay)
+	if err != nil {
+		return err
+	}
+	client, err := lab.Up(ctx, lab.Options{
+		Name: name, Nodes: 2, Overlay: string(l.overlay), FastPath: string(l.fastPath), Families: families, Objects: objects,
+	})
+	b := &bench{layout: l, client: client}
 	if client != nil {
 		r.labs = append(r.labs, b)
 	}
@@ -183,7 +192,7 @@ func (r *rig) measure(ctx context.Context) (*perf.Evaluation, error) {
 	c := r.Config
 	c.Binary, c.Idle = r.self, true
 	var err error
-	if c.Paths, err = r.paths(); err != nil {
+	if c.Paths, err = r.paths(ctx); err != nil {
 		return nil, err
 	}
 	e, err := perf.Evaluate(ctx, c)
