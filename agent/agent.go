@@ -74,6 +74,7 @@ type Agent struct {
 	operations *operations // beside the services
 	serving    *serving
 	leaving    *leaving
+	hostPorts  hostPorts
 	snapshot   *cluster.Snapshot // nil before the first sync
 	plan       *plan.Plan        // the last one compiled; nil before the first sync
 
@@ -174,6 +175,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case e := <-a.services.notices:
 			a.services.changed(e)
 			a.leaving.changed(e)
+			a.hostPorts.changed(e)
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
@@ -181,6 +183,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case <-audit.C:
 			a.services.audit(a.plan)
 			a.leaving.doubt()
+			a.hostPorts.doubt()
 		case <-retry.C:
 		case <-tidy.C:
 			a.services.tidy()
@@ -202,7 +205,8 @@ func (a *Agent) apply() error {
 	if a.snapshot == nil {
 		return nil
 	}
-	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan), a.serveServices())
+	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
+		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
 	a.fast.apply(a.plan, &a.links, a.pods.Allocations())
 	if err == nil {
 		a.applied = a.snapshot.Version

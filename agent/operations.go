@@ -17,6 +17,7 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/egress"
+	"github.com/podlane/podlane/hostport"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
@@ -114,7 +115,7 @@ func (o *operations) decide(ctx context.Context, s *services) {
 		mode = takeover.Auto
 	}
 	tables, err := s.conn.Tables()
-	tables = slices.DeleteFunc(tables, func(t nft.Table) bool { return t.Name == egress.Name })
+	tables = slices.DeleteFunc(tables, func(t nft.Table) bool { return t.Name == egress.Name || t.Name == hostport.Name })
 	if err != nil {
 		o.log.Warn("service proxy", "err", err)
 	}

@@ -17,9 +17,12 @@ import (
 
 // netconf is what the agent reads of a network configuration.
 type netconf struct {
-	CNIVersion string          `json:"cniVersion"`
-	Name       string          `json:"name"`
-	PrevResult json.RawMessage `json:"prevResult"`
+	CNIVersion    string          `json:"cniVersion"`
+	Name          string          `json:"name"`
+	PrevResult    json.RawMessage `json:"prevResult"`
+	RuntimeConfig struct {
+		PortMappings []PortMapping `json:"portMappings"`
+	} `json:"runtimeConfig"`
 	// ValidAttachments is a pointer since "none is valid" and "the key is missing"
 	// differ by all pods of the node.
 	ValidAttachments *[]types.GCAttachment `json:"cni.dev/valid-attachments"`

@@ -26,6 +26,8 @@ type conflist struct {
 type conflistPlugin struct {
 	Type   string `json:"type"`
 	Socket string `json:"socket"`
+	// Capabilities are what the runtime may pass in runtimeConfig.
+	Capabilities map[string]bool `json:"capabilities"`
 }
 
 // Conflist renders the network configuration for an agent that listens on the
@@ -37,7 +39,7 @@ func Conflist(socket string) []byte {
 		CNIVersion:  "1.0.0",
 		CNIVersions: []string{"1.0.0", "1.1.0"},
 		Name:        NetworkName,
-		Plugins:     []conflistPlugin{{Type: PluginName, Socket: socket}},
+		Plugins:     []conflistPlugin{{Type: PluginName, Socket: socket, Capabilities: map[string]bool{"portMappings": true}}},
 	}, "", "  ")
 	if err != nil {
 		panic(err) // strings alone: cannot happen

@@ -19,7 +19,10 @@ const wantConflist = `{
   "plugins": [
     {
       "type": "podlane-cni",
-      "socket": "/run/podlane/agent.sock"
+      "socket": "/run/podlane/agent.sock",
+      "capabilities": {
+        "portMappings": true
+      }
     }
   ]
 }

@@ -55,6 +55,8 @@ type Allocation struct {
 	MAC      link.MAC     `json:"-"`    // of the pod's end
 	HostMAC  link.MAC     `json:"-"`    // of the host's end
 	Created  time.Time    `json:"created"`
+	// Ports are the node's ports that lead to the pod.
+	Ports []PortMapping `json:"ports,omitempty"`
 }
 
 // Key gives the allocation's key.
