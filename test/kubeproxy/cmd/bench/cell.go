@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/podlane/podlane/test/kubeproxy/internal/node"
@@ -126,6 +128,9 @@ func (r *run) cold(ctx context.Context) error {
 	ctx, cancel := context.WithDeadline(ctx, listed.Add(r.budget))
 	defer cancel()
 	changed, _, ok := r.node.Quiet(ctx, r.process, before, 3*time.Second)
+	for ok && !r.synced(listed) { // it waits for something
+		changed, _, ok = r.node.Quiet(ctx, r.process, before, 3*time.Second)
+	}
 	switch {
 	case r.process.Ended() != nil:
 		return r.process.Ended()
@@ -138,6 +143,18 @@ func (r *run) cold(ctx context.Context) error {
 	}
 	r.say("cold", r.Cold)
 	return nil
+}
+
+// synced says that the proxy itself says that it has brought all to the kernel.
+func (r *run) synced(since time.Time) bool {
+	text, err := r.node.Get("http://127.0.0.1:10249/metrics")
+	if err != nil {
+		return false
+	}
+	_, rest, found := strings.Cut(text, `kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} `)
+	number, _, _ := strings.Cut(rest, "\n")
+	at, err := strconv.ParseFloat(number, 64)
+	return found && err == nil && at > float64(since.UnixMilli())/1000
 }
 
 // listed waits until the API has handed out all objects.

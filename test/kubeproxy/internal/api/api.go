@@ -1,5 +1,5 @@
 // Package api stands in for a kube-apiserver towards service proxies: it lists
-// and watches Nodes, Services, EndpointSlices and ServiceCIDRs from memory, in
+// and watches Nodes, Pods, Services, EndpointSlices and ServiceCIDRs from memory, in
 // protobuf or JSON, and streams the initial objects as Kubernetes 1.32 and later
 // do. It checks, allocates and stores nothing: what it hands out costs almost no
 // processor time, which the measured programs share with it.

@@ -26,6 +26,8 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, k *kind, resource 
 	switch resource {
 	case "nodes":
 		l = &corev1.NodeList{ListMeta: meta, Items: items[corev1.Node](k)}
+	case "pods":
+		l = &corev1.PodList{ListMeta: meta, Items: items[corev1.Pod](k)}
 	case "services":
 		l = &corev1.ServiceList{ListMeta: meta, Items: items[corev1.Service](k)}
 	case "endpointslices":
@@ -161,6 +163,8 @@ func (o *stream) bookmark(k *kind, version int) {
 	switch k.name {
 	case "Node":
 		end = &corev1.Node{}
+	case "Pod":
+		end = &corev1.Pod{}
 	case "Service":
 		end = &corev1.Service{}
 	case "EndpointSlice":
