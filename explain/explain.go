@@ -10,7 +10,6 @@ import (
 	"net/netip"
 
 	"github.com/podlane/podlane/cluster"
-	"github.com/podlane/podlane/dns"
 	"github.com/podlane/podlane/plan"
 )
 
@@ -35,8 +34,6 @@ type World struct {
 	DNS cluster.Key
 	// Outside is the address that FROM "outside" stands for, in each family.
 	Outside []netip.Addr
-	// Zone is a zone compiled already, or nil.
-	Zone *dns.Zone
 }
 
 // Verdict is what becomes of a packet in the end.

@@ -91,15 +91,12 @@ func candidates(name string, search []string) []string {
 }
 
 func (w *World) ask(q *question, r *Resolution, ans *Answer) bool {
-	zone := w.Zone
-	if zone == nil {
-		domain, err := dns.ParseName(w.Domain)
-		if err != nil {
-			ans.Reason = err.Error()
-			return false
-		}
-		zone = dns.Compile(nil, w.Snapshot, dns.Config{Domain: domain, TTL: 5, Pods: dns.PodsInsecure, Service: w.DNS})
+	domain, err := dns.ParseName(w.Domain)
+	if err != nil {
+		ans.Reason = err.Error()
+		return false
 	}
+	zone := dns.Compile(nil, w.part(q.name), dns.Config{Domain: domain, TTL: 5, Pods: dns.PodsInsecure, Service: w.DNS})
 	for _, name := range candidates(q.name, r.Search) {
 		try := askZone(zone, name, q)
 		r.Tries = append(r.Tries, try)
@@ -118,6 +115,40 @@ func (w *World) ask(q *question, r *Resolution, ans *Answer) bool {
 	}
 	ans.Reason = fmt.Sprintf("no name that %s stands for exists (%d tried)", q.name, len(r.Tries))
 	return false
+}
+
+// part is what of the Snapshot an answer about a name can depend on: the Services
+// that are named like one of its labels, and those that they are aliases of. A
+// zone of the whole takes longer to compile than everything else here.
+func (w *World) part(name string) *cluster.Snapshot {
+	labels := map[string]bool{w.DNS.Name: true}
+	add := func(name string) {
+		for label := range strings.SplitSeq(strings.ToLower(name), ".") {
+			labels[label] = true
+		}
+	}
+	add(name)
+	services, slices, endpoints := map[cluster.Key]*cluster.Service{}, map[cluster.Key]*cluster.EndpointSlice{}, map[cluster.Key]*cluster.ServiceSlices{}
+	for before := -1; before < len(services); {
+		before = len(services)
+		for k, s := range w.Snapshot.Services.All() {
+			if services[k] == nil && labels[k.Name] {
+				services[k] = s
+				add(s.ExternalName)
+			}
+		}
+	}
+	for k := range services {
+		if of := w.Snapshot.Endpoints.Get(k); of != nil {
+			endpoints[k] = of
+			for _, s := range of.Slices {
+				slices[s.Key] = s
+			}
+		}
+	}
+	out := &cluster.Snapshot{Nodes: w.Snapshot.Nodes, Namespaces: w.Snapshot.Namespaces}
+	out.Services, out.Slices, out.Endpoints = out.Services.With(services), out.Slices.With(slices), out.Endpoints.With(endpoints)
+	return out
 }
 
 func (w *World) take(q *question, r *Resolution, ans *Answer, try Try) bool {

@@ -49,6 +49,9 @@ type Endpoint struct {
 // that is nothing. This is the one place that calls proxy.Table.Lookup. local says
 // that the node itself sends.
 func (t *traveller) choose(p *plan.Plan, src netip.Addr, dst netip.AddrPort, local bool) (*ServiceChoice, bool) {
+	if !t.concerns(p, dst.Addr()) {
+		return nil, false
+	}
 	r := p.Table.Lookup(proxy.Query{
 		Client: t.clientKind(p, src, local), Source: src, Protocol: t.protocol, Destination: dst, ToNode: t.isOwn(p, dst.Addr()),
 	})
@@ -72,6 +75,30 @@ func (t *traveller) choose(p *plan.Plan, src netip.Addr, dst netip.AddrPort, loc
 	t.members(c, p)
 	c.Objects = serviceObjects(p.Node, t.protocol, c)
 	return c, true
+}
+
+// concerns says whether a Table may have something about an address; a Lookup walks
+// the whole of it.
+func (t *traveller) concerns(p *plan.Plan, a netip.Addr) bool {
+	if t.isOwn(p, a) || slices.ContainsFunc(p.Table.ServiceCIDRs, func(c netip.Prefix) bool { return c.Contains(a) }) {
+		return true
+	}
+	known, ok := t.frontends[p.Table]
+	if !ok {
+		known = map[netip.Addr]bool{}
+		for _, e := range p.Table.Services.All() {
+			for i := range e.Ports {
+				for _, f := range e.Ports[i].Frontends {
+					known[f.Addr.Addr()] = true
+				}
+			}
+		}
+		if t.frontends == nil {
+			t.frontends = map[*proxy.Table]map[netip.Addr]bool{}
+		}
+		t.frontends[p.Table] = known
+	}
+	return known[a]
 }
 
 // clientKind is what the client is to a node.

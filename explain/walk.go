@@ -21,6 +21,8 @@ type traveller struct {
 	protocol cluster.Protocol
 	client   End
 	target   netip.AddrPort
+	// frontends are the addresses that Tables have frontends at.
+	frontends map[*proxy.Table]map[netip.Addr]bool
 }
 
 // maxNodes bounds the nodes that a packet passes: Plans that send it in a circle
