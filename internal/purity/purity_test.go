@@ -18,6 +18,8 @@ var pure = map[string][]string{
 	"cluster":          nil,
 	"cluster/convert":  nil,
 	"overlay":          nil,
+	"egress":           nil,
+	"hostport":         nil,
 	"overlay/fastpath": nil,
 	"proxy":            nil,
 	"proxy/nftables":   nil,
