@@ -228,13 +228,13 @@ func (z *Zone) reverse(q Question, a *Answer) {
 	}
 }
 
-// namesOf gives the names of an address: a cluster IP is a Service's, any other
-// an endpoint's.
+// namesOf gives the names of an address: a cluster IP is a Service's, any other an
+// endpoint's.
 func (z *Zone) namesOf(addr netip.Addr, services []cluster.Key) []Name {
 	var vips, hosts []Name
 	for _, k := range services {
 		h, base := z.headless.Get(k), z.serviceName(k)
-		if h == nil {
+		if s := z.snapshot.Services.Get(k); h == nil || s != nil && slices.Contains(s.ClusterIPs, addr) {
 			vips = appendName(vips, base)
 			continue
 		}

@@ -65,7 +65,7 @@ func (r *reply) external(s *cluster.Service, p path) (exists bool, target Name) 
 type backend struct {
 	*cluster.Service
 	name     Name
-	headless *headless // nil: the Service has cluster IPs
+	headless *headless // its endpoints, where they have names
 }
 
 func (r *reply) backend(s *cluster.Service) backend {
@@ -79,7 +79,7 @@ func (r *reply) service(b backend) bool {
 		return true
 	}
 	addrs := b.ClusterIPs
-	if b.headless != nil {
+	if b.Headless {
 		addrs = b.headless.addrs
 	}
 	for _, a := range addrs {
@@ -150,7 +150,7 @@ func anyPort(servicePort) bool { return true }
 
 // any says whether some port matches.
 func (b backend) any(match func(servicePort) bool) bool {
-	if b.headless == nil {
+	if !b.Headless {
 		return slices.ContainsFunc(b.Ports, func(p cluster.ServicePort) bool {
 			return match(servicePort{p.Name, p.Protocol, p.Port})
 		})
@@ -167,7 +167,7 @@ func (b backend) any(match func(servicePort) bool) bool {
 // endpoint's have them too, for all ports: the specification does not ask for
 // it, CoreDNS does it and people use it.
 func (r *reply) srv(b backend, host string, match func(servicePort) bool) {
-	if b.headless != nil {
+	if b.Headless || host != "" {
 		r.srvHeadless(b, host, match)
 	} else {
 		r.srvClusterIP(b, match)

@@ -61,6 +61,8 @@ func setting(t *testing.T, cfg *Config, text string) {
 	switch k {
 	case "pods":
 		cfg.Pods = PodMode(v)
+	case "endpoints":
+		cfg.AllEndpoints = v == "all"
 	case "domain":
 		cfg.Domain = mustName(v)
 	default:

@@ -75,14 +75,15 @@ func (b *objectBytes) change(c *cluster.Builder) {
 // message.
 func FuzzZone(f *testing.F) {
 	req, _ := question("_http._tcp.svc0.ns0.svc.cluster.local.", 33).Pack()
-	f.Add([]byte("\x03\x00\x00\x01\x00\x02\x04http\x50\x03aaa\x07\x04\x00\x00\x01\x06\x00\x00\x01\x04http\x03\x02\x01\x01\x00\x04\x05\x01\x03abc"), req)
+	f.Add([]byte("\x00\x03\x00\x00\x01\x00\x02\x04http\x50\x03aaa\x07\x04\x00\x00\x01\x06\x00\x00\x01\x04http\x03\x02\x01\x01\x00\x04\x05\x01\x03abc"), req)
 	req, _ = question("1.0.0.10.in-addr.arpa.", 12).Pack()
-	f.Add([]byte("\x04\x01\x01\x01\x01\x02\x02\x02\x02\x02\x02\x02\x02\x06\x01\x01\x01"), req)
+	f.Add([]byte("\x01\x04\x01\x01\x01\x01\x02\x02\x02\x02\x02\x02\x02\x02\x06\x01\x01\x01"), req)
 	cfg := testConfig()
 	cfg.Pods = PodsVerified
 	up := NewForwarder(ForwardConfig{})
 	f.Fuzz(func(t *testing.T, objects, in []byte) {
 		rest, c := objectBytes(objects), cluster.NewBuilder()
+		cfg.AllEndpoints = rest.next()%2 == 1
 		var z *Zone
 		for range 8 {
 			rest.change(c)

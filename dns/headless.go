@@ -9,8 +9,9 @@ import (
 	"github.com/podlane/podlane/cluster"
 )
 
-// headless is the ready endpoints of a headless Service. A Service without any
-// has none: its name does not exist (specification, section 2.4.1).
+// headless is the ready endpoints of a headless Service, or of any (see
+// Config.AllEndpoints). A headless Service without any has none: its name does not
+// exist (specification, section 2.4.1).
 type headless struct {
 	endpoints []endpoint   // sorted by host, then address
 	addrs     []netip.Addr // sorted, each once
@@ -28,10 +29,10 @@ func (e endpoint) compare(o endpoint) int {
 	return cmp.Or(cmp.Compare(e.host, o.host), e.addr.Compare(o.addr))
 }
 
-// compileHeadless gives nil where the Service is none, not headless or without a
-// ready endpoint.
-func compileHeadless(s *cluster.Service, eps *cluster.ServiceSlices) *headless {
-	if s == nil || eps == nil || !s.Headless || s.Type == cluster.ExternalName {
+// compileHeadless gives nil where the Service is none, not headless unless all are
+// wanted, or without a ready endpoint.
+func compileHeadless(s *cluster.Service, eps *cluster.ServiceSlices, all bool) *headless {
+	if s == nil || eps == nil || !s.Headless && !all || s.Type == cluster.ExternalName {
 		return nil
 	}
 	h := &headless{}

@@ -44,6 +44,9 @@ type Config struct {
 	Domain Name
 	TTL    uint32 // of every record, in seconds
 	Pods   PodMode
+	// AllEndpoints gives names, and PTR records, to the endpoints of Services with
+	// cluster IPs too, as CoreDNS does; the specification has them for headless ones.
+	AllEndpoints bool
 	// Service is the Service that clients reach this DNS at: its cluster IPs are
 	// the addresses of ns.dns.<zone>, the zone's name server.
 	Service cluster.Key
@@ -115,7 +118,7 @@ func (c *compiler) run() {
 		c.service(ch.Key, ch.Old, ch.New)
 	}
 	for ch := range c.now.Endpoints.Changed(c.old.snapshot.Endpoints) {
-		if s := c.now.Services.Get(ch.Key); s != nil && s.Headless && !done[ch.Key] {
+		if s := c.now.Services.Get(ch.Key); s != nil && (s.Headless || c.old.cfg.AllEndpoints) && !done[ch.Key] {
 			c.service(ch.Key, s, s)
 		}
 	}
@@ -152,7 +155,7 @@ func (c *compiler) zone() *Zone {
 func (c *compiler) service(k cluster.Key, was, is *cluster.Service) {
 	c.changed = true
 	before := c.old.headless.Get(k)
-	after := compileHeadless(is, c.now.Endpoints.Get(k))
+	after := compileHeadless(is, c.now.Endpoints.Get(k), c.old.cfg.AllEndpoints)
 	if after != before {
 		c.headless[k] = after
 	}
@@ -165,15 +168,19 @@ func (c *compiler) service(k cluster.Key, was, is *cluster.Service) {
 	}
 }
 
-// addresses gives the addresses whose PTR records lead to a Service, sorted.
+// addresses gives the addresses whose PTR records lead to a Service or to its
+// endpoints, sorted.
 func addresses(s *cluster.Service, h *headless) []netip.Addr {
 	switch {
 	case s == nil:
 		return nil
-	case h != nil:
+	case s.Headless && h != nil:
 		return h.addrs
 	}
 	ips := slices.Clone(s.ClusterIPs)
+	if h != nil {
+		ips = append(ips, h.addrs...)
+	}
 	slices.SortFunc(ips, netip.Addr.Compare)
 	return slices.Compact(ips)
 }

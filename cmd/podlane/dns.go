@@ -36,6 +36,7 @@ type dnsFlags struct {
 	logLevel, logFormat     string
 	lameDuck, upstreamLimit time.Duration
 	stubs                   []string
+	endpointNames           string
 	hosts, corefile, node   string
 	serveStale              time.Duration
 	hostsText               string // entries of a Corefile
@@ -73,6 +74,7 @@ With --health and --node, "podlane dns queries" shows what a pod of the node ask
 	fl.StringVar(&f.domain, "cluster-domain", "cluster.local", "the cluster's zone")
 	fl.StringVar(&f.service, "service", "kube-system/kube-dns", "the Service of the cluster's DNS: its cluster IPs are those of ns.dns.<zone>")
 	fl.StringVar(&f.pods, "pods", string(dns.PodsInsecure), "pod records (10-0-0-1.namespace.pod.<zone>): disabled, insecure, verified")
+	fl.StringVar(&f.endpointNames, "endpoint-names", "headless", "Services whose endpoints have names and PTR records: headless (the specification), all (as in CoreDNS; needs all endpoint slices)")
 	fl.Uint32Var(&f.ttl, "ttl", 30, "TTL of the cluster's records in seconds")
 	fl.StringSliceVar(&f.upstreams, "upstream", nil, "resolvers for all other names, ADDR or ADDR:PORT, in this order; none: such names are refused (default those of --resolv-conf)")
 	fl.StringVar(&f.resolvConf, "resolv-conf", "/etc/resolv.conf", "file that names the resolvers where --upstream does not")
@@ -127,6 +129,9 @@ func newDNSSource(f dnsFlags, pods bool, log *slog.Logger) (dnsSource, error) {
 		return file.New(f.manifests, file.Options{Log: log})
 	}
 	o := kube.Options{Kubeconfig: f.kubeconfig, Kinds: kube.ForDNS, Log: log}
+	if f.endpointNames == "all" {
+		o.Kinds = kube.Namespaces | kube.AllServices
+	}
 	switch {
 	case pods:
 		o.Kinds |= kube.Pods
@@ -153,8 +158,11 @@ func (f dnsFlags) zone() (dns.Config, error) {
 	if !slices.Contains([]dns.PodMode{dns.PodsDisabled, dns.PodsInsecure, dns.PodsVerified}, mode) {
 		return dns.Config{}, fmt.Errorf("--pods %q: want disabled, insecure or verified", f.pods)
 	}
+	if !slices.Contains([]string{"headless", "all"}, f.endpointNames) {
+		return dns.Config{}, fmt.Errorf("--endpoint-names %q: want headless or all", f.endpointNames)
+	}
 	return dns.Config{
-		Domain: domain, TTL: f.ttl, Pods: mode, Serial: uint32(time.Now().Unix()),
+		Domain: domain, TTL: f.ttl, Pods: mode, Serial: uint32(time.Now().Unix()), AllEndpoints: f.endpointNames == "all",
 		Service: cluster.Key{Namespace: ns, Name: name},
 	}, nil
 }

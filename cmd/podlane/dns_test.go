@@ -197,6 +197,7 @@ func TestDNS_badFlags(t *testing.T) {
 		{[]string{"--stub", "corp.example=x", "--upstream", "192.0.2.1"}, `--stub "corp.example=x"`},
 		{[]string{"--hosts", "/nowhere", "--upstream", "192.0.2.1"}, "--hosts: open /nowhere"},
 		{[]string{"--corefile", "/nowhere"}, "corefile: open /nowhere"},
+		{[]string{"--endpoint-names", "some"}, `--endpoint-names "some"`},
 		{[]string{"--service", "dns"}, `--service "dns"`},
 		{[]string{"--log-level", "loud"}, `--log-level "loud"`},
 		{[]string{"--health", "nowhere:x", "--listen", "127.0.0.1:0", "--upstream", "none"}, "nowhere:x"},

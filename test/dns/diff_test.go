@@ -55,12 +55,12 @@ func TestMain(m *testing.M) {
 // TestSame asks both servers the same random questions. Each difference must be
 // one of wanted (wanted_test.go).
 func TestSame(t *testing.T) {
-	for _, pods := range []string{"insecure", "verified"} {
-		t.Run(pods, func(t *testing.T) { same(t, pods) })
-	}
+	t.Run("insecure", func(t *testing.T) { same(t, peer.Setup{Pods: "insecure"}) })
+	t.Run("verified", func(t *testing.T) { same(t, peer.Setup{Pods: "verified"}) })
+	t.Run("endpoints", func(t *testing.T) { same(t, peer.Setup{Pods: "insecure", AllEndpoints: true}) })
 }
 
-func same(t *testing.T, pods string) {
+func same(t *testing.T, setup peer.Setup) {
 	ctx := t.Context()
 	r := rand.New(rand.NewPCG(*seed, 7))
 	api, err := peer.StartAPI(ctx, programs, t.TempDir())
@@ -76,7 +76,7 @@ func same(t *testing.T, pods string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	setup := peer.Setup{Kubeconfig: api.Kubeconfig, Upstream: upstream, Pods: pods}
+	setup.Kubeconfig, setup.Upstream = api.Kubeconfig, upstream
 	theirs, err := peer.StartCoreDNS(ctx, programs.CoreDNS, t.TempDir(), setup)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func same(t *testing.T, pods string) {
 		t.Fatal(err)
 	}
 	defer ours.Kill()
-	compare(t, generate(r, objects, *questions), ours.Addr, theirs.Addr)
+	compare(t, generate(r, objects, setup.AllEndpoints, *questions), ours.Addr, theirs.Addr)
 }
 
 // compare asks everything, some questions at a time.

@@ -27,7 +27,8 @@ type ask struct {
 	class  uint16
 	rd     bool
 	kinds  map[string]string // see peer.Objects
-	kind   string            // of the Service that the name is below: "cluster", "headless", "external", "" is none
+	kind   string            // of the Service that the name is below, "" is none
+	all    bool              // endpoints of all Services have names
 }
 
 // path is the labels of the name below the zone, from the zone outwards; nil where
@@ -111,16 +112,17 @@ var types = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeAAAA
 type generator struct {
 	*rand.Rand
 	*peer.Objects
+	all bool
 }
 
 func pick[T any](g *generator, l []T) T { return l[g.IntN(len(l))] }
 
 // generate gives n questions: most of them for names that are there or nearly so.
-func generate(r *rand.Rand, o *peer.Objects, n int) []ask {
-	g := &generator{r, o}
+func generate(r *rand.Rand, o *peer.Objects, all bool, n int) []ask {
+	g := &generator{r, o, all}
 	var out []ask
 	for len(out) < n {
-		q := ask{name: g.name(), typ: pick(g, types), tcp: g.IntN(10) == 0}
+		q := ask{all: g.all, name: g.name(), typ: pick(g, types), tcp: g.IntN(10) == 0}
 		if strings.HasSuffix(q.name, "arpa.") && g.IntN(4) > 0 {
 			q.typ = dns.TypePTR
 		}

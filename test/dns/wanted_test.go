@@ -70,10 +70,10 @@ var wanted = []difference{
 	// Names of endpoints, and PTR records to them, are specified for headless
 	// Services alone (spec 2.4.1, 2.4.3; 2.3 has none).
 	{"no endpoint names below a Service with a cluster IP", func(q ask, ours, theirs reply) bool {
-		return q.kind == "cluster" && len(q.path()) == 4 && ours.code == dns.RcodeNameError && theirs.code == dns.RcodeSuccess
+		return !q.all && strings.HasPrefix(q.kind, "cluster") && len(q.path()) == 4 && ours.code == dns.RcodeNameError && theirs.code == dns.RcodeSuccess
 	}},
 	{"no PTR to endpoints of a Service with a cluster IP, but to those that publishNotReadyAddresses names", func(q ask, ours, theirs reply) bool {
-		return q.typ == dns.TypePTR && q.reverse() && q.onlyOf("publish", ours.answer, theirs.answer) && q.onlyOf("cluster", theirs.answer, ours.answer)
+		return q.typ == dns.TypePTR && q.reverse() && q.onlyOf(" publish", ours.answer, theirs.answer) && q.onlyOf("cluster", theirs.answer, ours.answer)
 	}},
 	// _port._proto names have SRV records alone (spec 2.3.2, 2.4.2).
 	{"no addresses at the name of a port", func(q ask, ours, theirs reply) bool {
@@ -98,7 +98,7 @@ var wanted = []difference{
 	// publishNotReadyAddresses makes all endpoints ready (spec 2.1); CoreDNS leaves
 	// that to the controller that makes the slices, which those made by hand lack.
 	{"publishNotReadyAddresses, also in slices made by hand", func(q ask, ours, theirs reply) bool {
-		return q.kind == "publish" && ours.code == dns.RcodeSuccess && subset(weightless(theirs.answer), weightless(ours.answer))
+		return strings.HasSuffix(q.kind, " publish") && ours.code == dns.RcodeSuccess && subset(weightless(theirs.answer), weightless(ours.answer))
 	}},
 	// Additional records come as far as there is room, which is less for us since the
 	// targets of SRV records are not compressed (RFC 2782); that some are missing does
@@ -162,11 +162,11 @@ func subset(some, all []string) bool {
 }
 
 // onlyOf says whether the PTR records of some that are not among others lead to
-// endpoints of one kind of Services, or are the upstream's.
+// endpoints of one kind of Services that we leave out, or are the upstream's.
 func (q ask) onlyOf(kind string, some, others []string) bool {
 	return !slices.ContainsFunc(some, func(s string) bool {
 		l := dns.SplitDomainName(s[strings.LastIndexByte(s, ' ')+1:])
-		return !slices.Contains(others, s) && (len(l) < 3 || q.kinds[l[1]+"."+l[2]] != kind) && strings.Contains(s, ".cluster.local.")
+		return !slices.Contains(others, s) && (len(l) < 3 || !strings.Contains(q.kinds[l[1]+"."+l[2]], kind) || q.all && kind == "cluster") && strings.Contains(s, ".cluster.local.")
 	})
 }
 

@@ -16,8 +16,8 @@ type Objects struct {
 	// What the objects are called and reached at, to make questions of. Services are
 	// "name.namespace".
 	Namespaces, Services, Hosts, Addrs []string
-	// Kinds says of each of Services whether it is a "cluster", "headless",
-	// "publish" (headless, with addresses that are not ready) or "external" one.
+	// Kinds says of each of Services whether it is a "cluster", "headless" or
+	// "external" one; " publish" follows where it has addresses that are not ready.
 	Kinds map[string]string
 }
 
@@ -38,9 +38,11 @@ func (o *Objects) service(s *corev1.Service) {
 	case s.Spec.Type == corev1.ServiceTypeExternalName:
 		kind = "external"
 	case s.Spec.ClusterIP == corev1.ClusterIPNone && s.Spec.PublishNotReadyAddresses:
-		kind = "publish"
+		kind = "headless publish"
 	case s.Spec.ClusterIP == corev1.ClusterIPNone:
 		kind = "headless"
+	case s.Spec.PublishNotReadyAddresses:
+		kind = "cluster publish"
 	}
 	if o.Kinds == nil {
 		o.Kinds = map[string]string{}

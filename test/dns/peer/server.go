@@ -37,7 +37,7 @@ const corefile = `.:%s {
 type Setup struct {
 	Kubeconfig, Upstream, Pods string
 	Cache                      bool // CoreDNS's cache plugin, as kubeadm has it
-	Env                        []string
+	AllEndpoints               bool // podlane's --endpoint-names all
 }
 
 // StartCoreDNS starts CoreDNS and waits until it answers the cluster's names.
@@ -66,7 +66,11 @@ func StartCoreDNS(ctx context.Context, program, dir string, s Setup) (*Server, e
 // StartPodlane starts podlane dns and waits until it answers the cluster's names.
 func StartPodlane(ctx context.Context, program, dir string, s Setup) (*Server, error) {
 	addr := FreeAddr()
-	p, err := Start(program, dir, "dns", "--kubeconfig", s.Kubeconfig, "--listen", addr, "--upstream", s.Upstream, "--pods", s.Pods)
+	args := []string{"dns", "--kubeconfig", s.Kubeconfig, "--listen", addr, "--upstream", s.Upstream, "--pods", s.Pods}
+	if s.AllEndpoints {
+		args = append(args, "--endpoint-names", "all")
+	}
+	p, err := Start(program, dir, args...)
 	if err != nil {
 		return nil, err
 	}
