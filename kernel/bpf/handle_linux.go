@@ -160,7 +160,23 @@ func Remove(dir string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return clsact
 	}
-	return errors.Join(clsact, removePins(filepath.Join(dir, layout)), os.RemoveAll(dir))
+	left := pinnedWays(filepath.Join(dir, layout))
+	return errors.Join(clsact, removePins(filepath.Join(dir, layout)), os.RemoveAll(dir), forgetFlows(left))
+}
+
+// pinnedWays reads what took the fast path from pinned maps, as far as they are
+// there.
+func pinnedWays(dir string) ways {
+	h := &Handle{pods: map[netip.Addr]objectsPod{}, peers: map[netip.Prefix]objectsPeer{}}
+	for name, m := range map[string]**ebpf.Map{objectsMapPlPods: &h.objects.PlPods, objectsMapPlPeers: &h.objects.PlPeers} {
+		var err error
+		if *m, err = ebpf.LoadPinnedMap(filepath.Join(dir, name), nil); err != nil {
+			return ways{}
+		}
+		defer (*m).Close()
+	}
+	_ = h.readMaps()
+	return h.fast()
 }
 
 // removePins unpins all in a folder. A link without pin and holder is detached

@@ -64,10 +64,12 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 // find no way that is no longer there, while for one that is not there yet there is
 // the normal path.
 func (h *Handle) update() error {
+	before := h.fast()
 	pods, peers := h.entries()
-	return errors.Join(
+	err := errors.Join(
 		forget(h.objects.PlPods, h.pods, pods, toAddr), forget(h.objects.PlPeers, h.peers, peers, toKey),
 		remember(h.objects.PlPods, h.pods, pods, toAddr), remember(h.objects.PlPeers, h.peers, peers, toKey))
+	return errors.Join(err, forgetFlows(h.gone(before)))
 }
 
 func forget[K comparable, V comparable, R any](m *ebpf.Map, have, want map[K]V, raw func(K) R) error {

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -168,5 +169,58 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Where a firewall drops what conntrack finds invalid, a connection survives that
+// the fast path comes, and goes, by whatever way it goes.
+func TestInvalidDropped(t *testing.T) {
+	w := newWorld(t, "")
+	n1, server := w.nodes[0], w.nodes[1].pods[0]
+	serve(t, server.ns)
+	on := n1.last
+	for _, m := range w.nodes {
+		nettest.Do(t, m.ns, func() { nft(t, "add rule inet probe forward ct state invalid counter drop") })
+	}
+	for _, v6 := range families {
+		nettest.Do(t, n1.ns, func() { n1.applyFast(t, nothing()) })
+		var c net.Conn
+		nettest.Do(t, n1.pods[0].ns, func() {
+			var err error
+			c, err = dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(server.addr(v6), 7777))
+			must(t, err)
+			must(t, echo(c, payload))
+		})
+		off := on
+		off.Pods = maps.Clone(on.Pods)
+		for a, p := range off.Pods {
+			p.Normal = "opt-out"
+			off.Pods[a] = p
+		}
+		for what, goes := range map[string]func(){
+			"no state":  func() { n1.applyFast(t, nothing()) },
+			"opted out": func() { n1.applyFast(t, off) },
+			"removed": func() {
+				must(t, Remove(w.dir(n1)))
+				n1.fast.Close()
+				n1.open(t, w)
+			},
+		} {
+			nettest.Do(t, n1.ns, func() { n1.applyFast(t, on) })
+			n1.grows(t, "shortcut_direct", func() {
+				for range 5 { // past any window that conntrack knows
+					must(t, echo(c, payload))
+				}
+			})
+			nettest.Do(t, n1.ns, goes)
+			before := n1.forwarded(t)
+			if err := echo(c, payload); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if n1.forwarded(t) == before {
+				t.Errorf("%s: no packet took the normal path", what)
+			}
+		}
+		_ = c.Close()
 	}
 }
