@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,12 @@ func tracked(t *testing.T) *Conn {
 	t.Helper()
 	nettest.New(t)
 	nettest.Run(t, "ip", "addr", "add", "fd00::1/128", "dev", "lo", "nodad")
+	for range 200 { // the kernel makes the address's local route in a work queue
+		if strings.Contains(nettest.Run(t, "ip", "-6", "route", "show", "table", "local"), "fd00::1") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	nettest.Run(t, "nft", "add table inet t; add chain inet t o { type filter hook output priority 0; }; add rule inet t o ct state new accept")
 	c, err := Dial(0)
 	if err != nil {
