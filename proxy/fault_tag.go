@@ -73,13 +73,13 @@ var faults = []fault{
 		}
 	}},
 	{name: "source ranges for external IPs too", port: func(_ *cluster.Service, _ []endpoint, p *Port, _ facts) {
-		var sources []netip.Prefix
+		var sources [2][]netip.Prefix
 		for _, f := range p.Frontends {
-			sources = append(sources, f.Sources...)
+			sources[Family(f.Addr.Addr().Is6())] = append(sources[Family(f.Addr.Addr().Is6())], f.Sources...)
 		}
 		for i := range p.Frontends {
-			if p.Frontends[i].Kind == ExternalIP {
-				p.Frontends[i].Sources = sources
+			if f := &p.Frontends[i]; f.Kind == ExternalIP {
+				f.Sources = sources[Family(f.Addr.Addr().Is6())]
 			}
 		}
 	}},

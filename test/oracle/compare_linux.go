@@ -35,6 +35,9 @@ type sides struct {
 	nodePortAddresses []string
 	before            *history.State // at the last look
 	tries             int
+	flows             []*flow
+	loyals            map[string]*loyal // by group
+	disturbed         bool              // by the last step
 }
 
 // both runs f for each node at the same time.

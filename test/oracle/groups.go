@@ -191,12 +191,13 @@ func plain(what string, to netip.AddrPort, masquerade bool) string {
 	return fmt.Sprintf("%s %s", what, to)
 }
 
-// plain is the meeting as far as Lookup knows it.
+// plain is the meeting as far as Lookup knows it. What goes to the node itself does
+// not leave it, so that it is not masqueraded, or by its own address.
 func (m meeting) plain() string {
 	if m.what == "refused" || m.what == "nothing" {
 		return m.what
 	}
-	return plain(m.what, m.to, m.source.IsValid())
+	return plain(m.what, m.to, m.source.IsValid() && !(m.what == "endpoint" && m.at == world.Node))
 }
 
 func describe(seen map[meeting]int) string {

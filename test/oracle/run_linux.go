@@ -22,6 +22,7 @@ func Run(h history.History, c *Coverage) ([]mismatch, error) {
 		return nil, err
 	}
 	defer s.close()
+	defer func() { c.Tries += s.tries }()
 	known := map[string]*corev1.Service{}
 	for i, step := range h.Steps {
 		if err := s.step(step); err != nil {
@@ -77,6 +78,7 @@ func (s *sides) close() {
 }
 
 func (s *sides) step(step history.Step) error {
+	s.disturbed = disturbs(step)
 	return both(func(side int) error {
 		if err := s.bind(side, step); err != nil {
 			return err
@@ -100,18 +102,23 @@ func (s *sides) bind(side int, step history.Step) error {
 	return nil
 }
 
-// look compares what is there now.
+// look compares what is there now: first the connections that were there before.
 func (s *sides) look(known []*corev1.Service, c *Coverage) ([]mismatch, error) {
+	found, err := s.follow(c)
+	if err != nil {
+		return nil, err
+	}
 	gs := slices.DeleteFunc(groups(targets(known), s.ours.state.Bound), func(g *group) bool { return !g.learn(s.ours.table, s.r) })
 	differ, err := s.compare(gs)
 	if err != nil {
 		return nil, err
 	}
-	c.count(gs, s.ours.state, s.before, s.nodePortAddresses)
-	s.before = s.ours.state.Clone()
-	var found []mismatch
 	for _, g := range differ {
 		found = append(found, mismatch{Group: g.String(), Why: g.difference(s.ours.table)})
 	}
-	return found, nil
+	c.count(gs, s.ours.state, s.before, s.nodePortAddresses)
+	sticky, err1 := s.affinity(gs, c)
+	answers, err2 := s.open(gs)
+	s.before = s.ours.state.Clone()
+	return slices.Concat(found, sticky, answers), errors.Join(err1, err2)
 }

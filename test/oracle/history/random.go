@@ -21,6 +21,9 @@ func Random(seed uint64, steps int) History {
 	for i := range m.services {
 		m.renew(i)
 	}
+	if chance(m.Rand, 50) {
+		m.bind()
+	}
 	h.Steps = append(h.Steps, m.take())
 	for len(h.Steps) < steps {
 		for range pick(m.Rand, 1, 1, 2, 3) {
@@ -163,7 +166,7 @@ func (m *maker) twins(es *discoveryv1.EndpointSlice, of []*discoveryv1.EndpointS
 
 func (m *maker) changeService(s *corev1.Service, i int) {
 	const proxyName = "service.kubernetes.io/service-proxy-name"
-	switch m.IntN(9) {
+	switch m.IntN(11) {
 	case 0:
 		if s.Labels[proxyName] == "" {
 			s.Labels = map[string]string{proxyName: "another"}
@@ -175,7 +178,7 @@ func (m *maker) changeService(s *corev1.Service, i int) {
 		policies(m.Rand, s)
 	case 3:
 		policies(m.Rand, s)
-	case 4:
+	case 4, 9, 10:
 		affinity(m.Rand, s)
 	case 5:
 		if s.Spec.Type == corev1.ServiceTypeLoadBalancer {

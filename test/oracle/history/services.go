@@ -118,7 +118,7 @@ func ingress(r *rand.Rand, s *corev1.Service, i int) {
 	if chance(r, 15) {
 		in = append(in, corev1.LoadBalancerIngress{Hostname: "lb.example"})
 	}
-	if chance(r, 10) && len(s.Spec.ExternalIPs) > 0 {
+	if chance(r, 40) && len(s.Spec.ExternalIPs) > 0 {
 		in = append(in, corev1.LoadBalancerIngress{IP: s.Spec.ExternalIPs[0]})
 	}
 	s.Status.LoadBalancer.Ingress = in
@@ -137,7 +137,10 @@ func sourceRanges(r *rand.Rand, s *corev1.Service) {
 			kept = append(kept, c)
 		}
 	}
-	if chance(r, 8) {
+	if chance(r, 25) && !slices.Contains(kept, "192.0.2.0/24") {
+		kept = append(kept, "192.0.2.0/24")
+	}
+	if chance(r, 12) {
 		kept = append(kept, pick(r, "0.0.0.0/0", "::/0"))
 	}
 	s.Spec.LoadBalancerSourceRanges = kept

@@ -18,7 +18,16 @@ type Probe struct {
 	Src, Dst netip.AddrPort
 	Protocol cluster.Protocol
 	Cookie   uint32
+	// Flags are TCP's; 0 is SYN alone.
+	Flags byte
 }
+
+// The flags of TCP that a Probe may have.
+const (
+	SYN = 2
+	RST = 4
+	ACK = 16
+)
 
 // Kind says what a packet seen is.
 type Kind uint8
@@ -39,7 +48,6 @@ type Seen struct {
 const (
 	headerV4, headerV6 = 20, 40
 	icmpV4, icmpV6     = 1, 58
-	flagSYN, flagRST   = 2, 4
 )
 
 // Bytes gives the IP packet.
@@ -71,7 +79,7 @@ func (p Probe) transport() []byte {
 	case cluster.TCP:
 		t, at = make([]byte, 20), 16
 		binary.BigEndian.PutUint32(t[4:], p.Cookie)
-		t[12], t[13] = 5<<4, flagSYN
+		t[12], t[13] = 5<<4, p.flags()
 		binary.BigEndian.PutUint16(t[14:], 1024)
 	case cluster.UDP:
 		t, at = make([]byte, 12), 6
@@ -87,6 +95,13 @@ func (p Probe) transport() []byte {
 	}
 	binary.BigEndian.PutUint16(t[at:], sum)
 	return t
+}
+
+func (p Probe) flags() byte {
+	if p.Flags == 0 {
+		return SYN
+	}
+	return p.Flags
 }
 
 func (p Probe) ports(t []byte) {
@@ -174,7 +189,7 @@ func ParseTransport(src, dst netip.Addr, protocol byte, t []byte) (s Seen, ok bo
 	s.Src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(t))
 	s.Dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(t[2:]))
 	switch {
-	case s.Protocol == cluster.TCP && len(t) >= 14 && t[13]&flagRST != 0:
+	case s.Protocol == cluster.TCP && len(t) >= 14 && t[13]&RST != 0:
 		s.Kind, s.Cookie = Reset, binary.BigEndian.Uint32(t[8:])-1
 	case s.Protocol == cluster.TCP:
 		s.Cookie = binary.BigEndian.Uint32(t[4:])

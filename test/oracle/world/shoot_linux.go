@@ -25,15 +25,20 @@ const (
 
 func (p Place) String() string { return [...]string{"pods", "uplink", "node", "nowhere"}[p] }
 
-// Shot is a connection to try. The source port and the cookie are given by Shoot.
+// Shot is a connection to try.
 type Shot struct {
 	From     Place
 	Source   netip.Addr
 	Protocol cluster.Protocol
 	To       netip.AddrPort
+	// Port is the source port; 0 takes one that was not taken lately.
+	Port uint16
+	// Flags are TCP's, of a packet that does not begin a connection; 0 is SYN.
+	Flags byte
 }
 
-// Outcome is what became of a Shot.
+// Outcome is what became of a Shot. Of a connection refused at its end, the end is
+// told.
 type Outcome struct {
 	// At is where the packet came out, with these addresses.
 	At       Place
@@ -103,7 +108,11 @@ func (b *batch) begin(shots []Shot) {
 func (w *World) shoot(i int) error {
 	s := w.shots[i]
 	cookie := w.first + uint32(i)
-	p := packet.Probe{Src: netip.AddrPortFrom(s.Source, uint16(1024+cookie%60000)), Dst: s.To, Protocol: s.Protocol, Cookie: cookie}
+	port := s.Port
+	if port == 0 {
+		port = uint16(1024 + cookie%60000)
+	}
+	p := packet.Probe{Src: netip.AddrPortFrom(s.Source, port), Dst: s.To, Protocol: s.Protocol, Cookie: cookie, Flags: s.Flags}
 	var err error
 	if s.From == Node {
 		err = w.sendFromNode(p)
@@ -173,9 +182,9 @@ func (w *World) sentinels() error {
 	outside, own := UplinkWire[0].Addr(), PodWire[0].Addr()
 	far := netip.MustParseAddrPort("198.18.3.1:9")
 	sent := []Shot{
-		{Pods, netip.MustParseAddr("198.18.4.1"), cluster.UDP, far},
-		{Uplink, netip.MustParseAddr("198.18.4.1"), cluster.UDP, netip.AddrPortFrom(own, 9)},
-		{Node, outside, cluster.UDP, netip.AddrPortFrom(own, 9)},
+		{From: Pods, Source: netip.MustParseAddr("198.18.4.1"), Protocol: cluster.UDP, To: far},
+		{From: Uplink, Source: netip.MustParseAddr("198.18.4.1"), Protocol: cluster.UDP, To: netip.AddrPortFrom(own, 9)},
+		{From: Node, Source: outside, Protocol: cluster.UDP, To: netip.AddrPortFrom(own, 9)},
 	}
 	w.begin(sent)
 	marks := w.batch

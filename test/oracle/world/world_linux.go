@@ -109,6 +109,8 @@ func (w *World) setUp(c Config) error {
 			return err
 		}
 	}
+	// The sequence numbers are cookies, and not those of a connection.
+	_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", []byte("1"), 0)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func TestShoot(t *testing.T) {
 		{Node, "192.0.2.1", "127.0.0.1:80", Node},
 	} {
 		for _, protocol := range []cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP} {
-			shot := Shot{c.from, netip.MustParseAddr(c.source), protocol, netip.MustParseAddrPort(c.to)}
+			shot := Shot{From: c.from, Source: netip.MustParseAddr(c.source), Protocol: protocol, To: netip.MustParseAddrPort(c.to)}
 			out, err := w.Shoot([]Shot{shot})
 			if err != nil {
 				t.Fatal(err)
@@ -83,7 +83,9 @@ func TestShoot_refusedAndDropped(t *testing.T) {
 			if v6 {
 				src, to = netip.MustParseAddr(source[1]), netip.MustParseAddr("fd00:198::1")
 			}
-			shot := func(p cluster.Protocol, port uint16) Shot { return Shot{from, src, p, netip.AddrPortFrom(to, port)} }
+			shot := func(p cluster.Protocol, port uint16) Shot {
+				return Shot{From: from, Source: src, Protocol: p, To: netip.AddrPortFrom(to, port)}
+			}
 			var shots []Shot
 			for range 200 {
 				shots = append(shots, shot(cluster.TCP, 81), shot(cluster.UDP, 81), shot(cluster.SCTP, 81),

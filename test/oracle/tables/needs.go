@@ -1,0 +1,5 @@
+package tables
+
+import (
+	_ "github.com/lithammer/dedent" // kube-proxy's tests need it
+)
