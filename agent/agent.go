@@ -56,6 +56,8 @@ type Config struct {
 	Server   install.Server // for the status
 	Probes   string         // address of /healthz and /readyz; "" is none
 	Egress   egress.Config
+	Policies Policies // nil: not followed
+	Events   bool     // warn by Events
 	FastPath FastPath
 	Log      *slog.Logger
 	Operations
@@ -111,6 +113,10 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return a.services.watch(ctx) })
 	g.Go(func() error { return a.operations.run(ctx) })
 	g.Go(func() error { return a.serving.probes(ctx, c.Probes) })
+	if c.Policies != nil {
+		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
+		g.Go(func() error { return c.Policies.Run(ctx) })
+	}
 	g.Go(func() error { return a.loop(ctx, server, notices) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -168,6 +174,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			return ctx.Err()
 		case s := <-a.source.Snapshots():
 			a.snapshot = s
+			a.tellPolicies()
 		case first := <-server.Requests():
 			a.answer(server.Batch(first))
 		case <-notices:

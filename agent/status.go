@@ -81,6 +81,7 @@ func (a *Agent) status() shim.Reply {
 func (a *Agent) allProblems() []cluster.Problem {
 	ps := append([]cluster.Problem{}, a.plan.Problems...)
 	ps = append(ps, a.services.problems()...)
+	ps = append(ps, a.unenforced()...)
 	ps = append(ps, a.operations.problems()...)
 	return append(ps, a.snapshot.Problems()...)
 }

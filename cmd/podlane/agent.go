@@ -110,13 +110,17 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	policies, err := f.policies(server.URL, log)
+	if err != nil {
+		return err
+	}
 	if f.check {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return err
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		Egress: leave, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
+		Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
 )
@@ -23,6 +24,7 @@ type installFlags struct {
 	socket, procSys   string
 	probes            string
 	masquerade        bool
+	policies, events  bool
 	exclude           string
 	cleanup, thenWait bool
 }
@@ -37,6 +39,8 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&i.probes, "probe-bind-address", "", "address of /healthz and /readyz for the kubelet's probes; \"\" is none")
 	fl.BoolVar(&i.masquerade, "masquerade", false, "give what pods send out of the cluster the node's address")
 	fl.StringVar(&i.exclude, "masquerade-exclude", "", "destinations that have routes to pods: CIDR,CIDR")
+	fl.BoolVar(&i.policies, "warn-networkpolicies", false, "say in status and metrics which NetworkPolicies there are, since none is enforced")
+	fl.BoolVar(&i.events, "events", false, "with --warn-networkpolicies: say it by an Event on each, too")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
 	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
 }
@@ -68,6 +72,18 @@ func (f agentFlags) server() (install.Server, error) {
 		return s, fmt.Errorf("agent: %w", err)
 	}
 	return s, nil
+}
+
+// policies follows NetworkPolicies where that is wanted.
+func (f agentFlags) policies(server string, log *slog.Logger) (agent.Policies, error) {
+	if !f.install.policies || f.manifests != "" {
+		return nil, nil
+	}
+	p, err := kube.NewPolicies(kube.Options{Kubeconfig: f.kubeconfig, Server: server, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (f agentFlags) runtime(log *slog.Logger) install.Runtime {

@@ -75,6 +75,28 @@ func testStatus(t *testing.T) {
 	}
 }
 
+// testPolicies: a NetworkPolicy is not enforced, and that is said.
+func testPolicies(t *testing.T) {
+	apply(t, `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+`)
+	eventually(t, "an Event on the policy", func() error {
+		out, err := try("get", "events", "--field-selector", "involvedObject.kind=NetworkPolicy,reason=NotEnforced", "-o", "name")
+		if strings.Count(out, "event/closed.") != 1 {
+			return fmt.Errorf("%q: %w", out, err)
+		}
+		return nil
+	})
+	if out := kubectl(t, "-n", "podlane", "exec", "daemonset/podlane-agent", "--", "/podlane", "status"); !strings.Contains(out, "NetworkPolicy default/closed: is not enforced") {
+		t.Error(out)
+	}
+	if out, err := cluster.Nodes[0].Run(t.Context(), "curl", "-sS", "--noproxy", "*", "http://127.0.0.1:10249/metrics"); !strings.Contains(out, "podlane_networkpolicies_not_enforced 1") {
+		t.Errorf("the metric is missing: %v", err)
+	}
+}
+
 // testUninstalls: afterwards a node has what it had before.
 func testUninstalls(t *testing.T) {
 	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--timeout=90s")

@@ -65,10 +65,13 @@ func TestPodlane(t *testing.T) {
 		{"status", testStatus},
 		{"workloads", testWorkloads},
 		{"egress", testEgress},
+		{"network policies", testPolicies},
+		{"host port", testHostPort},
 		{"readiness", testReadiness},
 		{"stateful set", testStatefulSet},
 		{"rolling update", testRollingUpdate},
 		{"agent restart", testAgentRestart},
+		{"faults", testFaults},
 		{"server away", testServerAway},
 		{"uninstalls", testUninstalls},
 	}

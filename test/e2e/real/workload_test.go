@@ -200,3 +200,49 @@ func testRollingUpdate(t *testing.T) {
 		t.Errorf("%d connections, %d failed: %s", ok, failed, first)
 	}
 }
+
+// testHostPort: the node's addresses answer for the pod's port, from outside, from a
+// pod of the other node and from the pod itself, and no longer when it is gone.
+func testHostPort(t *testing.T) {
+	apply(t, workload("client", 2))
+	manifest := `apiVersion: v1
+kind: Pod
+metadata: {name: hosted}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: pod
+    image: podlane.test/pod:e2e
+    imagePullPolicy: Never
+    command: [/pod, serve, ":8080"]
+    ports: [{containerPort: 8080, hostPort: 8081}, {containerPort: 8080, hostPort: 8081, protocol: UDP}]
+`
+	apply(t, manifest)
+	rollout(t, "deployment/client")
+	kubectl(t, "wait", "--for=condition=Ready", "pod/hosted", "--timeout=60s")
+	name := kubectl(t, "get", "pod", "hosted", "-o", "jsonpath={.spec.nodeName}")
+	askers := append(pods(t, "app=client", ".metadata.name"), "hosted")
+	for _, n := range cluster.Nodes {
+		if n.Name != name {
+			continue
+		}
+		for _, ip := range []string{n.IP4, n.IP6} {
+			if got, err := outside("http://" + hostPort(ip, 8081) + "/hostname"); got != "hosted" {
+				t.Errorf("outside → %s: %q %v", ip, got, err)
+			}
+			for _, from := range askers {
+				if got := mustIn(t, from, "get", "http://"+hostPort(ip, 8081)+"/hostname"); got != "hosted" {
+					t.Errorf("%s → %s: %q", from, ip, got)
+				}
+			}
+			if got := mustIn(t, askers[0], "udp", hostPort(ip, 8081)); got != "hosted" {
+				t.Errorf("UDP → %s: %q", ip, got)
+			}
+		}
+		kubectl(t, "delete", "pod", "hosted")
+		if got, err := outside("http://" + hostPort(n.IP4, 8081) + "/hostname"); err == nil {
+			t.Errorf("after the pod's end %q answers", got)
+		}
+	}
+	apply(t, manifest) // for the deletion at the end
+}

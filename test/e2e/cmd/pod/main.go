@@ -24,6 +24,7 @@ pod pause                 waits
 pod get URL...            prints what each answers; exit 1 where one does not answer 200
 pod load URL SECONDS N    N clients, a new connection each request; prints "ok failed first-error"
 pod udp ADDR              sends a datagram and prints the answer
+pod pulse ADDR SECONDS    a datagram every 10 ms from one socket; prints "sent answered longest-gap-in-ms"
 pod lookup NAME...        prints the addresses of each
 pod write TEXT            prints it to stdout`
 
@@ -53,6 +54,8 @@ func run(ctx context.Context, verb string, args []string) error {
 		return each(args, lookup)
 	case "udp":
 		return each(args, udp)
+	case "pulse":
+		return pulse(args)
 	case "load":
 		return load(args)
 	case "write":
@@ -186,5 +189,54 @@ func load(args []string) error {
 		<-done
 	}
 	fmt.Println(ok.Load(), failed.Load(), first.Load())
+	return nil
+}
+
+// pulse measures how long nothing came back. The answers of the echo server are in
+// order on one path, so that they are counted and not matched.
+func pulse(args []string) error {
+	if len(args) != 2 {
+		return errors.New(usage)
+	}
+	seconds, err := strconv.ParseFloat(args[1], 64)
+	if err != nil {
+		return err
+	}
+	c, err := net.ListenPacket("udp", ":0") // not connected: an ICMP error ends nothing
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	to, err := net.ResolveUDPAddr("udp", args[0])
+	if err != nil {
+		return err
+	}
+	end := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	_ = c.SetReadDeadline(end.Add(500 * time.Millisecond))
+	var sent atomic.Int64
+	go func() {
+		for tick := time.NewTicker(10 * time.Millisecond); time.Now().Before(end); <-tick.C {
+			_, _ = c.WriteTo([]byte("x"), to) // no route is what is measured
+			sent.Add(1)
+		}
+	}()
+	answered, last, longest := 0, time.Now(), time.Duration(0)
+	b := make([]byte, 1500)
+	for {
+		_, _, err := c.ReadFrom(b)
+		now := time.Now()
+		if now.Before(end) || err == nil {
+			longest = max(longest, now.Sub(last))
+		}
+		if err != nil {
+			break
+		}
+		answered++
+		last = now
+	}
+	if last.Before(end) {
+		longest = max(longest, end.Sub(last))
+	}
+	fmt.Println(sent.Load(), answered, longest.Milliseconds())
 	return nil
 }

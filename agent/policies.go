@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/podlane/podlane/cluster"
+)
+
+// Policies are the cluster's NetworkPolicies, of which it can only be said that
+// they are not enforced.
+type Policies interface {
+	Run(context.Context) error
+	All() []cluster.Key
+	// Speak says whether this agent is the one that warns.
+	Speak(bool)
+}
+
+// tellPolicies makes the agent of the first node, by name, the one that warns.
+func (a *Agent) tellPolicies() {
+	if a.config.Policies == nil || a.snapshot == nil {
+		return
+	}
+	for k := range a.snapshot.Nodes.All() {
+		if k.Name < a.config.Node {
+			a.config.Policies.Speak(false)
+			return
+		}
+	}
+	a.config.Policies.Speak(a.config.Events)
+}
+
+// unenforced gives the policies for the status, and their number as a problem.
+func (a *Agent) unenforced() []cluster.Problem {
+	if a.config.Policies == nil {
+		return nil
+	}
+	var ps []cluster.Problem
+	for i, k := range a.config.Policies.All() {
+		if i == 10 {
+			ps = append(ps, cluster.Problem{Kind: "NetworkPolicy", Key: cluster.Key{Name: "..."}, Err: fmt.Sprintf("and %d more", len(a.config.Policies.All())-i)})
+			break
+		}
+		ps = append(ps, cluster.Problem{Kind: "NetworkPolicy", Key: k, Err: "is not enforced: the pods that it selects accept all connections"})
+	}
+	return ps
+}
