@@ -32,8 +32,10 @@ type flows struct {
 	again bool         // a Table was seen before the kernel had it
 }
 
-// flowTries is how often the flows are listed again where the list was partial.
-const flowTries = 5
+const (
+	flowTries = 5               // of a list that was partial
+	flowsLate = 5 * time.Second // when the flows are looked at again after an error
+)
 
 func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
 	return &flows{log: log, metrics: m, applied: make(newest.Chan[*proxy.Table], 1), index: stale.New()}
@@ -41,19 +43,24 @@ func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
 
 // run looks at the flows after each change that may have made some stale.
 func (f *flows) run(ctx context.Context) error {
+	var t *proxy.Table
+	late := time.NewTimer(0)
+	defer late.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case t := <-f.applied:
-			if scan := f.index.Update(t); !scan && !f.again {
-				continue
-			}
-			f.again = false
-			if err := f.reconcile(t); err != nil {
-				f.again = true // with the next change
-				f.log.Warn("stale flows", "err", err)
-			}
+		case t = <-f.applied:
+		case <-late.C:
+		}
+		if t == nil || !f.index.Update(t) && !f.again {
+			continue
+		}
+		f.again = false
+		if err := f.reconcile(t); err != nil {
+			f.again = true
+			late.Reset(flowsLate)
+			f.log.Warn("stale flows; they are looked for again", "err", err)
 		}
 	}
 }

@@ -97,6 +97,9 @@ func (s samples) String() string {
 }
 
 func text(seconds float64) string {
+	if seconds < 1e-3 {
+		return fmt.Sprintf("%.1f us", seconds*1e6)
+	}
 	if seconds < 1 {
 		return fmt.Sprintf("%.2f ms", seconds*1000)
 	}
