@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -18,13 +19,14 @@ import (
 
 // Checks are the servers on the healthCheckNodePorts: load balancers ask there
 // whether this node has endpoints of a Service whose externalTrafficPolicy is
-// Local. Each family has a server of its own, which counts its own endpoints. The
-// methods are for one goroutine.
+// Local. Each family has a server of its own, which counts its own endpoints, and
+// answers where NodePorts do. The methods are for one goroutine.
 type Checks struct {
 	health  *Health
 	log     *slog.Logger
 	table   *proxy.Table
 	servers map[cluster.Key]*check
+	answers atomic.Pointer[[]netip.Prefix] // Table.NodePorts
 }
 
 // NewChecks gives Checks that report the proxy's health too.
@@ -44,6 +46,7 @@ type check struct {
 // Update follows the Table; it costs what changed. A port that is in use is the
 // problem of that Service alone.
 func (c *Checks) Update(t *proxy.Table) {
+	c.answers.Store(&t.NodePorts)
 	for change := range t.Services.Changed(c.table.Services) {
 		c.update(change.Key, change.New)
 	}
@@ -115,7 +118,7 @@ func (c *Checks) listen(s *check) {
 			continue
 		}
 		server := &http.Server{Handler: c.handler(s, i), ReadHeaderTimeout: 5 * time.Second}
-		s.servers, listeners = append(s.servers, server), append(listeners, l)
+		s.servers, listeners = append(s.servers, server), append(listeners, nodePortsOnly{l, c})
 	}
 	if s.err != nil {
 		for _, l := range listeners {
@@ -130,6 +133,31 @@ func (c *Checks) listen(s *check) {
 	for i, l := range listeners {
 		go s.serve(s.servers[i], l)
 	}
+}
+
+// nodePortsOnly ends connections to addresses that do not answer to NodePorts.
+type nodePortsOnly struct {
+	net.Listener
+	checks *Checks
+}
+
+func (l nodePortsOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if at, ok := conn.LocalAddr().(*net.TCPAddr); !ok || l.checks.answersAt(at.AddrPort().Addr().Unmap()) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+// answersAt says whether an address answers; where no address is known to, all do.
+func (c *Checks) answersAt(a netip.Addr) bool {
+	of := *c.answers.Load()
+	return len(of) == 0 || slices.ContainsFunc(of, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func (s *check) serve(server *http.Server, l net.Listener) { _ = server.Serve(l) }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,4 +133,28 @@ func TestChecks_proxyUnhealthy(t *testing.T) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// TestChecks_nodePortAddresses: the servers answer where NodePorts do.
+func TestChecks_nodePortAddresses(t *testing.T) {
+	nettest.New(t)
+	nettest.Run(t, "ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
+	c := NewChecks(&Health{}, slog.New(slog.DiscardHandler))
+	defer c.Close()
+	tb := tableOf(entry("web", 32000, 1, 1))
+	for addr, only := range map[string]string{"192.0.2.1": "127.0.0.1", "127.0.0.1": "192.0.2.1"} {
+		next := &proxy.Table{Services: tb.Services, NodePorts: []netip.Prefix{netip.MustParsePrefix(addr + "/32")}}
+		c.Update(next)
+		if r, _ := get(t, addr+":32000"); r == nil || r.StatusCode != 200 {
+			t.Errorf("%s alone: %+v", addr, r)
+		}
+		conn, err := net.Dial("tcp", only+":32000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("%s answers, which is no address for NodePorts: %v", only, err)
+		}
+		_ = conn.Close()
+	}
 }
