@@ -60,3 +60,11 @@ bench-dns: check-go ## podlane dns and CoreDNS 1.15.0 over one kube-apiserver: t
 	@command -v dnsperf >/dev/null || { echo "bench-dns needs dnsperf (Debian: apt-get install dnsperf)" >&2; exit 1; }
 	@mkdir -p bin
 	cd test/dns && $(GO) run ./bench -json ../../bin/bench-dns.json
+
+.PHONY: oracle
+HISTORIES ?= 150
+SEED ?= 0
+oracle: check-go ## the service proxy against kube-proxy's, packet by packet, and faults that must be found (HISTORIES=150 SEED=0: from the clock)
+	cd test/oracle && $(GO) test ./packet ./world ./history && \
+	$(GO) test -count=1 -timeout 60m -v -run 'Histories|Upstream|Replay|Wanted|Timeout' . -histories $(HISTORIES) -seed $(SEED) | grep -v '^=== ' && exit $${PIPESTATUS[0]}
+	cd test/oracle && $(GO) test -count=1 -timeout 30m -v -tags oraclefault -run Faults . -histories 100 -seed $(SEED) | grep -v '^=== ' && exit $${PIPESTATUS[0]}
