@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/perf"
+	"github.com/podlane/podlane/perf/kube"
 	"github.com/podlane/podlane/perf/qperf"
 	"github.com/podlane/podlane/perf/rig"
 )
@@ -142,10 +143,21 @@ func guarded(ctx context.Context, o rig.Options) (*perf.Evaluation, error) {
 	return rig.Run(ctx, o)
 }
 
-// newPerfGuard is the process that outlives a killed `lab perf`.
+// newPerfGuard is the process that outlives a killed `lab perf` or `perf run`.
 func newPerfGuard() *cobra.Command {
-	return &cobra.Command{
+	var o kube.Options
+	var run string
+	cmd := &cobra.Command{
 		Use: "guard LAB...", Hidden: true,
-		RunE: func(cmd *cobra.Command, args []string) error { return rig.Guard(context.Background(), os.Stdin, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if run == "" {
+				return rig.Guard(context.Background(), os.Stdin, args)
+			}
+			o.Progress = func(string) {}
+			return kube.Guard(context.Background(), os.Stdin, o, run)
+		},
 	}
+	cmd.Flags().StringVar(&run, "run", "", "a run's id in a cluster, in place of labs")
+	clusterFlags(cmd, &o)
+	return cmd
 }

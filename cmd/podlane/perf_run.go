@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/podlane/podlane/perf/kube"
+	"github.com/podlane/podlane/perf/rig"
 )
 
 func newPerfRun() *cobra.Command {
@@ -23,7 +24,7 @@ func newPerfRun() *cobra.Command {
 interleaved rounds: ratios with intervals, and the CPU that each costs on both nodes.
 
 All of it lies in a namespace of its own, and one beside it for the two pods on the host network. A keeper pod in it holds a connection to this command: when that
-ends, by Ctrl-C, SIGKILL or a closed laptop, it deletes both. "podlane perf cleanup" does the same by hand.
+ends, by Ctrl-C, SIGKILL or a machine that goes down, it deletes both. "podlane perf cleanup" does the same by hand.
 
 It needs the rights to make namespaces, pods, services, a service account, a role and its binding, to exec into and attach to the pods, and to list nodes.
 The image is podlane's own. Exit status 3: there is no result, or it must not be used.`,
@@ -51,6 +52,12 @@ The image is podlane's own. Exit status 3: there is no result, or it must not be
 				fmt.Fprint(cmd.OutOrStdout(), text)
 				return nil
 			}
+			o.ID = kube.NewID()
+			stop, err := guardRun(o)
+			if err != nil {
+				return &exitError{statusInvalid, err}
+			}
+			defer stop()
 			e, err := kube.Run(cmd.Context(), o)
 			return p.finish(cmd, e, err)
 		},
@@ -115,4 +122,13 @@ func newPerfKeeper() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&until, "until", "", "when to delete it at the latest (RFC 3339)")
 	return cmd
+}
+
+// guardRun starts the process that cleans up after this one should it be killed before there is a keeper.
+func guardRun(o kube.Options) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return rig.StartGuard([]string{self, "perf", "guard", "--run", o.ID, "--kubeconfig", o.Kubeconfig, "--context", o.Context})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/klog/v2"
 )
 
 // The two API groups that are used: the clientset of all would be tens of megabytes.
@@ -43,6 +45,7 @@ type api struct {
 
 // connect reads a kubeconfig as kubectl does: the file given, KUBECONFIG, ~/.kube/config, or the pod's own account.
 func connect(kubeconfig, contextName string) (*api, error) {
+	klog.SetLogger(logr.Discard()) // client-go tells of every stream that is closed; what matters comes as an error too
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
 	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: contextName}).ClientConfig()

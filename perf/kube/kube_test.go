@@ -21,7 +21,7 @@ func fixed(further ...string) plan {
 	if err != nil {
 		panic(err)
 	}
-	p.id, p.until = "abcdefgh", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	p.id, p.until, p.hostPort = "abcdefgh", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 24000
 	return p
 }
 
@@ -50,7 +50,7 @@ func TestManifests_golden(t *testing.T) {
 // pod ends by itself, and every object can be told as a run's.
 func TestObjects_safety(t *testing.T) {
 	p := fixed(Further...)
-	for _, o := range p.objects() {
+	for _, o := range append(p.first(), p.rest()...) {
 		meta := o.(metav1.Object)
 		if meta.GetLabels()[ManagedLabel] != Manager || meta.GetLabels()[RunLabel] != p.id {
 			t.Errorf("%s: labels %v", meta.GetName(), meta.GetLabels())

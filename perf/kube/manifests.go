@@ -36,10 +36,9 @@ const (
 	neighbour  = "pod-neighbour" // a client on the servers' node
 )
 
-// Ports. Those of the host network must not meet a node's own.
+// Ports. Those on the host network are a run's own, four from plan.hostPort on.
 const (
 	controlPort, dataPort         = 4000, 4001
-	hostControlPort, hostDataPort = 24000, 24001
 	nodePortControl, nodePortData = 30400, 30401
 )
 
@@ -50,6 +49,7 @@ type plan struct {
 	from, to   string        // nodes
 	until      time.Time     // when it is over at the latest
 	lifetime   time.Duration // from the start to then
+	hostPort   int           // control port of the servers on the host network; the data port is the next
 	ipv6       bool
 	nodePort   bool
 	neighbour  bool
@@ -66,15 +66,21 @@ func (p plan) meta(name, namespace string) metav1.ObjectMeta {
 	}
 }
 
-// objects are all of a run's, in the order in which they are made. The first namespace owns everything:
+// first are the objects that are made before all others. The first namespace owns everything:
 // what lies in it, and the second one, which only exists because pods on the host network are not
 // allowed in a restricted namespace. The keeper in it deletes it when the command that
 // made it is gone, by whatever death.
-func (p plan) objects() []runtime.Object {
-	all := []runtime.Object{p.space(p.namespace(), "restricted"), p.account(), p.role(), p.binding(), p.keeper(), p.space(p.hostNamespace(), "privileged")}
-	all = append(all,
+func (p plan) first() []runtime.Object {
+	return []runtime.Object{p.space(p.namespace(), "restricted"), p.account(), p.role(), p.binding(), p.keeper()}
+}
+
+// rest are all others.
+func (p plan) rest() []runtime.Object {
+	all := []runtime.Object{
+		p.space(p.hostNamespace(), "privileged"),
 		p.pod(podServer, p.to, false), p.pod(podClient, p.from, false),
-		p.pod(nodeServer, p.to, true), p.pod(nodeClient, p.from, true))
+		p.pod(nodeServer, p.to, true), p.pod(nodeClient, p.from, true),
+	}
 	if p.neighbour {
 		all = append(all, p.pod(neighbour, p.to, false))
 	}
@@ -124,9 +130,9 @@ func (p plan) keeper() *corev1.Pod {
 func (p plan) pod(role, node string, host bool) *corev1.Pod {
 	yes, no, user, grace := true, false, int64(65532), int64(1)
 	deadline := int64(p.lifetime.Seconds())
-	namespace, control, data := p.namespace(), controlPort, dataPort
+	namespace, control := p.namespace(), controlPort
 	if host {
-		namespace, control, data = p.hostNamespace(), hostControlPort, hostDataPort
+		namespace, control = p.hostNamespace(), p.hostPort
 	}
 	if role == nodeClient {
 		control += 2 // on a cluster of one node it shares the host's ports with the server
@@ -141,8 +147,7 @@ func (p plan) pod(role, node string, host bool) *corev1.Pod {
 		},
 		Containers: []corev1.Container{{
 			Name: "podlane", Image: p.image, ImagePullPolicy: p.pullPolicy,
-			Args:  []string{"perf", "server", "--lp", fmt.Sprint(control)},
-			Ports: []corev1.ContainerPort{{ContainerPort: int32(control)}},
+			Args: []string{"perf", "server", "--lp", fmt.Sprint(control)},
 			ReadinessProbe: &corev1.Probe{
 				ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt(control)}},
 				PeriodSeconds: 1,
@@ -152,9 +157,8 @@ func (p plan) pod(role, node string, host bool) *corev1.Pod {
 			},
 		}},
 	}
-	if role == podServer || role == nodeServer {
-		pod.Spec.Containers[0].Ports = append(pod.Spec.Containers[0].Ports,
-			corev1.ContainerPort{ContainerPort: int32(data)}, corev1.ContainerPort{ContainerPort: int32(data), Protocol: corev1.ProtocolUDP})
+	if role == podServer { // on the host network, ports named here would be taken from all other pods of the node
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: controlPort}, {ContainerPort: dataPort}, {ContainerPort: dataPort, Protocol: corev1.ProtocolUDP}}
 	}
 	return pod
 }
@@ -186,7 +190,7 @@ func (p plan) front() *corev1.Service {
 // render writes the objects as YAML documents.
 func (p plan) render() (string, error) {
 	var text strings.Builder
-	for _, o := range p.objects() {
+	for _, o := range append(p.first(), p.rest()...) {
 		doc, err := yaml.Marshal(o)
 		if err != nil {
 			return "", err

@@ -1,11 +1,13 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/podlane/podlane/perf"
 )
@@ -40,9 +43,13 @@ type Options struct {
 	Further    []string
 	IPv6       bool
 	Timeout    time.Duration // for the pods to be ready; 0 means 2 minutes
+	ID         string        // of the run, from NewID; "" means a new one
 	Config     perf.Config
 	Progress   func(string)
 }
+
+// NewID makes a run's id, part of its namespaces' names.
+func NewID() string { return strings.ToLower(rand.Text()[:8]) }
 
 // margin is how long a run's objects may outlive its budget before anybody may take them away.
 const margin = 10 * time.Minute
@@ -59,7 +66,7 @@ func (o Options) plan() (plan, error) {
 	lifetime := o.Config.Budget + margin
 	return plan{
 		lifetime: lifetime,
-		id:       strings.ToLower(rand.Text()[:8]), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
+		id:       cmp.Or(o.ID, NewID()), hostPort: 20000 + 4*mathrand.IntN(2000), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
 		ipv6: o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
 	}, nil
 }
@@ -125,13 +132,29 @@ type run struct {
 	plan
 	Options
 	found   map[string]corev1.Pod // by role
+	owner   *corev1.Namespace     // of everything
 	release func()                // lets the keeper go
 }
 
 func (r *run) make(ctx context.Context) error {
 	r.Progress(fmt.Sprintf("node %s to node %s, namespace %s", r.from, r.to, r.namespace()))
-	var owner *corev1.Namespace
-	for _, o := range r.objects() {
+	if err := r.createAll(ctx, r.first(), nil); err != nil {
+		return err
+	}
+	if err := r.wait(ctx); err != nil {
+		return err
+	}
+	if err := r.hold(ctx); err != nil {
+		return err
+	}
+	if err := r.createAll(ctx, r.rest(), r.owner); err != nil {
+		return err
+	}
+	return r.wait(ctx)
+}
+
+func (r *run) createAll(ctx context.Context, objects []runtime.Object, owner *corev1.Namespace) error {
+	for _, o := range objects {
 		ns, isSpace := o.(*corev1.Namespace)
 		if isSpace && owner != nil {
 			ns.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Namespace", Name: owner.Name, UID: owner.UID}}
@@ -140,13 +163,10 @@ func (r *run) make(ctx context.Context) error {
 			return err
 		}
 		if isSpace && owner == nil {
-			owner = ns
+			r.owner = ns
 		}
 	}
-	if err := r.wait(ctx); err != nil {
-		return err
-	}
-	return r.hold(ctx)
+	return nil
 }
 
 // patiently tries again what a namespace just made may refuse for a moment: its default service account
@@ -228,8 +248,7 @@ func notReady(p corev1.Pod) (reason string, hopeless bool) {
 	return "is " + strings.ToLower(string(p.Status.Phase)), false
 }
 
-// hold attaches to the keeper: from now on it deletes everything as soon as this connection ends. A keeper that cannot be
-// attached to deletes everything when the time is over.
+// hold attaches to the keeper: from now on it deletes everything as soon as this connection ends.
 func (r *run) hold(ctx context.Context) error {
 	in, out := io.Pipe()
 	holding, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -278,6 +297,20 @@ func Cleanup(ctx context.Context, o Options, id string) error {
 		return err
 	}
 	return a.cleanup(ctx, id, o.Progress)
+}
+
+// Guard waits for the end of its input, which is the end of the process that started it, and cleans up after that one's run. An object that it
+// was just making may appear a moment later.
+func Guard(ctx context.Context, in io.Reader, o Options, id string) error {
+	if last, err := io.ReadAll(in); err == nil && len(last) > 0 {
+		return nil // the process ended in order, and has cleaned up itself
+	}
+	var err error
+	for _, pause := range []time.Duration{0, time.Second, 3 * time.Second} {
+		time.Sleep(pause)
+		err = Cleanup(ctx, o, id)
+	}
+	return err
 }
 
 func (a *api) cleanup(ctx context.Context, id string, progress func(string)) error {
@@ -355,7 +388,7 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 		r.path(perf.PodPod, podClient, server, direct),
 		r.path(perf.PodServicePod, podClient, cluster, through),
 	}
-	paths[0].ControlPort, paths[0].DataPort = hostControlPort, hostDataPort
+	paths[0].ControlPort, paths[0].DataPort = r.hostPort, r.hostPort+1
 	for _, name := range r.Further {
 		switch name {
 		case NodePod:

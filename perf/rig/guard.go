@@ -14,7 +14,7 @@ import (
 )
 
 // StartGuard starts the process that takes the labs down should this one be killed. It runs
-// `argv`, which must call Guard; it ends by itself when this process does, or when stop is called.
+// `argv`, which must call Guard; it ends by itself when this process does, or, with nothing to do, when stop is called.
 func StartGuard(argv []string) (stop func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -29,13 +29,15 @@ func StartGuard(argv []string) (stop func(), err error) {
 		_ = w.Close()
 		return nil, fmt.Errorf("guard: %w", err)
 	}
-	return func() { _ = w.Close(); _ = cmd.Wait() }, nil
+	return func() { _, _ = w.WriteString("done\n"); _ = w.Close(); _ = cmd.Wait() }, nil
 }
 
 // Guard waits for the end of its input, which is the end of the process that started it, and takes
 // down what labs of these names there are. One that is only just starting may show late.
 func Guard(ctx context.Context, in io.Reader, names []string) error {
-	_, _ = io.Copy(io.Discard, in)
+	if last, err := io.ReadAll(in); err == nil && len(last) > 0 {
+		return nil // the process ended in order, and has cleaned up itself
+	}
 	var errs []error
 	for _, name := range names {
 		quiet := 0
