@@ -72,11 +72,15 @@ type Result struct {
 	Shadowed []cluster.Key
 
 	source netip.Addr
+	own    []netip.Addr // the node's
 }
 
 // MasqueradeTo says whether the connection is masqueraded when it goes to this
-// backend: a pod that reaches itself always is.
+// backend: a pod that reaches itself always is, and to the node itself none is.
 func (r Result) MasqueradeTo(b netip.AddrPort) (masquerade bool, reason string) {
+	if slices.Contains(r.own, b.Addr()) {
+		return false, "the endpoint is on the node itself, and what goes there does not leave it"
+	}
 	if !r.Masquerade && r.source.IsValid() && r.source == b.Addr() {
 		return true, "the client reaches itself, and would see its own address"
 	}
@@ -123,7 +127,7 @@ func (t *Table) find(q Query, fits func(Frontend) bool) (r Result, found bool) {
 				r.Shadowed = append(r.Shadowed, k)
 			default:
 				r, found = p.meet(q, p.Frontends[at]), true
-				r.Service, r.Port = k, p.Name
+				r.Service, r.Port, r.own = k, p.Name, t.facts.addrs
 			}
 			break
 		}

@@ -219,3 +219,22 @@ func TestCompile_localReady(t *testing.T) {
 		t.Errorf("%d, %v", e.HealthCheckNodePort, e.LocalReady)
 	}
 }
+
+// What goes to an endpoint with hostNetwork on the node itself does not leave the
+// node, and so is not masqueraded.
+func TestLookup_endpointIsTheNode(t *testing.T) {
+	table := world(func(_ *cluster.Service, es *cluster.EndpointSlice) {
+		es.Endpoints = append(es.Endpoints, parseEndpoint("192.0.2.1 n1"))
+	})
+	q := clients["outside"]
+	q.Protocol, q.Destination = cluster.TCP, netip.MustParseAddrPort("192.0.2.1:30080")
+	r := table.Lookup(q)
+	if len(r.Backends) != 4 {
+		t.Fatalf("%v, want four endpoints", r.Backends)
+	}
+	for _, b := range r.Backends {
+		if got, why := r.MasqueradeTo(b); got == (b.Addr() == netip.MustParseAddr("192.0.2.1")) {
+			t.Errorf("%s: masqueraded: %v, %s", b, got, why)
+		}
+	}
+}

@@ -178,7 +178,7 @@ func (g *group) expected(t *proxy.Table, source netip.Addr) map[string]bool {
 	case proxy.Balance:
 		for _, b := range res.Backends {
 			masquerade, _ := res.MasqueradeTo(b)
-			out[plain("endpoint", b, masquerade && !slices.Contains(history.NodeAddrs, b.Addr()))] = true
+			out[plain("endpoint", b, masquerade)] = true
 		}
 	}
 	return out
