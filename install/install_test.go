@@ -147,7 +147,7 @@ func TestCleanup(t *testing.T) {
 	nettest.New(t)
 	dir := t.TempDir()
 	r := runtime(t)
-	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json"}
+	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json", BPFDir: filepath.Join(dir, "bpf")}
 	if err := r.Serve(); err != nil {
 		t.Fatal(err)
 	}

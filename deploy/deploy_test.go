@@ -1,0 +1,144 @@
+// Package deploy has the manifests. Its tests keep the Helm chart equal to them.
+package deploy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"text/template"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+)
+
+// functions are those of Helm's that the chart uses.
+var functions = template.FuncMap{
+	"quote":    func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
+	"toString": func(v any) string { return fmt.Sprint(v) },
+	"toJson": func(v any) (string, error) {
+		text, err := json.Marshal(v)
+		return string(text), err
+	},
+	"default": func(def, v any) any {
+		if v == nil || v == "" {
+			return def
+		}
+		return v
+	},
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// render gives the chart's objects, with changed values.
+func render(t *testing.T, change func(values map[string]any)) []any {
+	t.Helper()
+	var values, chart map[string]any
+	if err := yaml.Unmarshal(read(t, "helm/podlane/values.yaml"), &values); err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(read(t, "helm/podlane/Chart.yaml"), &chart); err != nil {
+		t.Fatal(err)
+	}
+	change(values)
+	tm, err := template.New("").Option("missingkey=error").Funcs(functions).Parse(string(read(t, "helm/podlane/templates/podlane.yaml")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := tm.Execute(&b, map[string]any{"Values": values, "Chart": map[string]any{"AppVersion": chart["appVersion"]}}); err != nil {
+		t.Fatal(err)
+	}
+	return objects(t, b.String())
+}
+
+func objects(t *testing.T, text string) []any {
+	t.Helper()
+	var all []any
+	for doc := range strings.SplitSeq(text, "\n---\n") {
+		var o any
+		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		if o != nil {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// TestChart: with its own values the chart is the manifest.
+func TestChart(t *testing.T) {
+	want := objects(t, string(read(t, "podlane.yaml")))
+	if diff := cmp.Diff(want, render(t, func(map[string]any) {})); diff != "" || len(want) < 10 {
+		t.Errorf("%d objects; manifest -, chart +:\n%s", len(want), diff)
+	}
+}
+
+// TestChart_values: every value changes something, and without DNS its objects are
+// not there.
+func TestChart_values(t *testing.T) {
+	whole := render(t, func(map[string]any) {})
+	var values map[string]any
+	if err := yaml.Unmarshal(read(t, "helm/podlane/values.yaml"), &values); err != nil {
+		t.Fatal(err)
+	}
+	for path := range leaves(values, "") {
+		changed := render(t, func(v map[string]any) { set(v, strings.Split(path, "."), "other") })
+		if path == "dns.enabled" {
+			changed = render(t, func(v map[string]any) { set(v, strings.Split(path, "."), false) })
+			if len(changed) != len(whole)-5 {
+				t.Errorf("without DNS there are %d objects of %d", len(changed), len(whole))
+			}
+		}
+		if cmp.Equal(whole, changed) {
+			t.Errorf("the value %s changes nothing", path)
+		}
+	}
+}
+
+// leaves gives the paths of the values; a map in braces of one line is a value.
+func leaves(values map[string]any, prefix string) map[string]bool {
+	out := map[string]bool{}
+	for k, v := range values {
+		if m, ok := v.(map[string]any); ok && k != "resources" {
+			for p := range leaves(m, prefix+k+".") {
+				out[p] = true
+			}
+			continue
+		}
+		out[prefix+k] = true
+	}
+	return out
+}
+
+func set(values map[string]any, path []string, to any) {
+	if len(path) > 1 {
+		set(values[path[0]].(map[string]any), path[1:], to)
+		return
+	}
+	values[path[0]] = to
+}
+
+// TestUninstall: the uninstall manifest has the agent's rights and no more.
+func TestUninstall(t *testing.T) {
+	text := string(read(t, "podlane-uninstall.yaml"))
+	for _, o := range objects(t, text) {
+		m := o.(map[string]any)
+		if kind := m["kind"]; kind != "Namespace" && kind != "DaemonSet" {
+			t.Errorf("%v: an uninstallation needs no rights in the API", kind)
+		}
+	}
+	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") {
+		t.Error(text)
+	}
+}
