@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/kernel/bpf"
-	"github.com/podlane/podlane/kernel/bpf"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
@@ -24,7 +23,6 @@ type Traces struct {
 	ProcSys          string // "" for /proc/sys
 	BPFDir           string // of the fast path; "" for none
 	FlowLimits       string // name of the file of the flow table's former limits, in StateDir
-	BPFDir           string // the fast path's, of a BPF file system
 }
 
 // Cleanup removes all that is ours from the node of the calling thread's network
@@ -43,7 +41,6 @@ func Cleanup(t Traces, log *slog.Logger) error {
 		{"CNI configuration and plugin", t.Runtime.Remove},
 		{"fast path", t.removeFastPath},
 		{"nftables tables", removeTables},
-		{"fast path", func() error { return bpf.Remove(t.BPFDir) }},
 		{"links, addresses, routes, neighbours, sysctls", t.removeLinks},
 		{"limits of the flow table", func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
 		{"files", func() error { return errors.Join(empty(t.StateDir), empty(t.RunDir)) }},
