@@ -69,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	w.applier = apply.New(conn, nft.IPv4, nft.IPv6)
-	w.metrics = ports.NewMetrics(flowLevel, func() *proxy.Table { return w.table }, countFlows)
+	w.metrics = ports.NewMetrics(flowLevel, func() *proxy.Table { return w.table }, nil)
 	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics)
 	w.builder.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{
 		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fd00:2::1")}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -67,7 +68,7 @@ func newOperations(c Config, log *slog.Logger) *operations {
 	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
-	metrics := ports.NewMetrics(flowLevel, o.table.Load, countFlows)
+	metrics := ports.NewMetrics(flowLevel, o.table.Load, o.countFlows)
 	o.ports = &ports.Ports{Addresses: o.Ports, Health: health, Metrics: metrics, Mode: "nftables", Config: o.Config, Log: log}
 	o.checks, o.flows = ports.NewChecks(health, log), newFlows(log, metrics)
 	return o
@@ -78,25 +79,52 @@ func flowLevel() (count, most int, err error) {
 	return l.Count, l.Max, err
 }
 
-// countFlows reads the kernel's counters of new flows.
-func countFlows() ([]ports.ServiceCount, error) {
+// countFlows reads the kernel's counters of new flows; those of endpoints where a
+// Service asks for it.
+func (o *operations) countFlows() (frontends, endpoints []ports.ServiceCount, err error) {
 	conn, err := nft.Dial(0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer conn.Close()
 	counts, err := apply.Counts(conn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := make([]ports.ServiceCount, 0, len(counts))
 	for _, c := range counts {
-		owner, port, _ := strings.Cut(c.Service, ":")
-		namespace, name, _ := strings.Cut(owner, "/")
-		out = append(out, ports.ServiceCount{Service: cluster.Key{Namespace: namespace, Name: name}, Port: port,
-			Protocol: c.Protocol.String(), Frontend: c.Frontend.String(), New: c.New})
+		frontends = append(frontends, serviceCount(c.Service, c.Protocol, c.Frontend, c.New))
 	}
-	return out, nil
+	if !countsEndpoints(o.table.Load()) {
+		return frontends, nil, nil
+	}
+	of, err := apply.EndpointCounts(conn, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range of {
+		endpoints = append(endpoints, serviceCount(c.Service, c.Protocol, c.Endpoint, c.New))
+	}
+	return frontends, endpoints, nil
+}
+
+// serviceCount takes apart an owner, "namespace/name:port".
+func serviceCount(owner string, p cluster.Protocol, at netip.AddrPort, n uint64) ports.ServiceCount {
+	owner, port, _ := strings.Cut(owner, ":")
+	namespace, name, _ := strings.Cut(owner, "/")
+	return ports.ServiceCount{Service: cluster.Key{Namespace: namespace, Name: name}, Port: port,
+		Protocol: p.String(), Address: at.String(), New: n}
+}
+
+func countsEndpoints(t *proxy.Table) bool {
+	if t == nil {
+		return false
+	}
+	for _, e := range t.Services.All() {
+		if len(e.Ports) > 0 && e.Ports[0].Count {
+			return true
+		}
+	}
+	return false
 }
 
 // run runs what has goroutines of its own.

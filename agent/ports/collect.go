@@ -68,34 +68,46 @@ func noLocal(p *proxy.Port, internal, external *[2]int) {
 	}
 }
 
-// ServiceCount is the kernel's counter of one frontend of a Service's port.
+// ServiceCount is the kernel's counter of one frontend, or one endpoint, of a
+// Service's port.
 type ServiceCount struct {
 	Service  cluster.Key
 	Port     string // its name, "" where it has none
 	Protocol string // "TCP", ...
-	Frontend string // address:port
+	Address  string // address:port
 	New      uint64
 }
 
+// ReadCounts reads the kernel's counters: of all frontends, and of the endpoints of
+// the Services that ask for it.
+type ReadCounts func() (frontends, endpoints []ServiceCount, err error)
+
 // newFlows are the kernel's counters.
-type newFlows struct {
-	counts func() ([]ServiceCount, error)
-}
+type newFlows struct{ read ReadCounts }
 
-var newFlowsDesc = prometheus.NewDesc("podlane_service_new_flows_total",
-	"New flows to a frontend of a Service, counted by the kernel. It starts again from 0 when the frontend is written anew.",
-	[]string{"namespace", "service", "port", "protocol", "frontend"}, nil)
+var (
+	newFlowsDesc = prometheus.NewDesc("podlane_service_new_flows_total",
+		"New flows to a frontend of a Service, counted by the kernel.",
+		[]string{"namespace", "service", "port", "protocol", "frontend"}, nil)
+	endpointFlowsDesc = prometheus.NewDesc("podlane_endpoint_new_flows_total",
+		"New flows to an endpoint of a Service with the annotation podlane.dev/count-endpoints, counted by the kernel.",
+		[]string{"namespace", "service", "port", "protocol", "endpoint"}, nil)
+)
 
-func (c newFlows) Describe(ch chan<- *prometheus.Desc) { ch <- newFlowsDesc }
+func (c newFlows) Describe(ch chan<- *prometheus.Desc) { ch <- newFlowsDesc; ch <- endpointFlowsDesc }
 
 func (c newFlows) Collect(ch chan<- prometheus.Metric) {
-	counts, err := c.counts()
+	frontends, endpoints, err := c.read()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(newFlowsDesc, err)
 		return
 	}
-	for _, n := range counts {
-		ch <- prometheus.MustNewConstMetric(newFlowsDesc, prometheus.CounterValue, float64(n.New),
-			n.Service.Namespace, n.Service.Name, n.Port, n.Protocol, n.Frontend)
+	give := func(desc *prometheus.Desc, counts []ServiceCount) {
+		for _, n := range counts {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n.New),
+				n.Service.Namespace, n.Service.Name, n.Port, n.Protocol, n.Address)
+		}
 	}
+	give(newFlowsDesc, frontends)
+	give(endpointFlowsDesc, endpoints)
 }

@@ -24,7 +24,7 @@ type Metrics struct {
 
 // NewMetrics makes the figures. level reads how full the flow table is; table
 // gives the newest Table, or nil; counts reads the kernel's counters of new flows.
-func NewMetrics(level func() (count, most int, err error), table func() *proxy.Table, counts func() ([]ServiceCount, error)) *Metrics {
+func NewMetrics(level func() (count, most int, err error), table func() *proxy.Table, counts ReadCounts) *Metrics {
 	doubling := prometheus.ExponentialBuckets(0.001, 2, 15)
 	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "kubeproxy", Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})

@@ -18,7 +18,7 @@ import (
 
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
-func testMetrics(counts func() ([]ServiceCount, error)) *Metrics {
+func testMetrics(counts ReadCounts) *Metrics {
 	local := entry("web", 0, 0, 0)
 	local.Ports = []proxy.Port{{InternalLocal: true, ExternalLocal: true, Endpoints: [2]proxy.Endpoints{{Any: true}, {}}}, {InternalLocal: true}}
 	return NewMetrics(func() (int, int, error) { return 5, 100, nil }, func() *proxy.Table { return tableOf(local) }, counts)
@@ -54,8 +54,9 @@ func fetch(t *testing.T, url string) (int, string, http.Header) {
 }
 
 func TestPorts(t *testing.T) {
-	m := testMetrics(func() ([]ServiceCount, error) {
-		return []ServiceCount{{cluster.Key{Namespace: "default", Name: "web"}, "http", "TCP", "10.96.0.1:80", 7}}, nil
+	m := testMetrics(func() (frontends, endpoints []ServiceCount, err error) {
+		web := cluster.Key{Namespace: "default", Name: "web"}
+		return []ServiceCount{{web, "http", "TCP", "10.96.0.1:80", 7}}, []ServiceCount{{web, "http", "TCP", "10.244.0.2:8080", 3}}, nil
 	})
 	p := &Ports{Addresses: Addresses{Health: freePort(t), Metrics: freePort(t)}, Health: &Health{}, Metrics: m,
 		Mode: "nftables", Config: map[string]string{"node": "n1"}, Log: slog.New(slog.DiscardHandler)}
@@ -94,6 +95,7 @@ func TestPorts(t *testing.T) {
 		`podlane_conntrack_flows 5`,
 		`podlane_conntrack_flows_max 100`,
 		`podlane_service_new_flows_total{frontend="10.96.0.1:80",namespace="default",port="http",protocol="TCP",service="web"} 7`,
+		`podlane_endpoint_new_flows_total{endpoint="10.244.0.2:8080",namespace="default",port="http",protocol="TCP",service="web"} 3`,
 		`kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 1.`,
 		`kubeproxy_proxy_healthz_total{code="200"} 1`,
 		`process_resident_memory_bytes`,
@@ -116,7 +118,7 @@ func TestPorts_bucketsAreKubeProxys(t *testing.T) {
 }
 
 func TestPorts_countersUnreadable(t *testing.T) {
-	m := testMetrics(func() ([]ServiceCount, error) { return nil, errors.New("no netlink") })
+	m := testMetrics(func() (_, _ []ServiceCount, err error) { return nil, nil, errors.New("no netlink") })
 	p := &Ports{Addresses: Addresses{Metrics: freePort(t)}, Health: &Health{}, Metrics: m, Log: slog.New(slog.DiscardHandler)}
 	p.On.Store(true)
 	go func() { _ = p.Run(t.Context()) }()

@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/podlane/podlane/agent/ports"
+	"github.com/podlane/podlane/cluster"
+)
+
+// TestCountFlows: the kernel's counters get the names of the Service, its port,
+// the frontend and, where it is asked for, the endpoint.
+func TestCountFlows(t *testing.T) {
+	w := newWorld(t)
+	w.set(2)
+	o := &operations{}
+	o.table.Store(w.table)
+	if _, endpoints, err := o.countFlows(); err != nil || endpoints != nil {
+		t.Errorf("endpoints are counted though nobody asks for it: %v, %v", endpoints, err)
+	}
+	svc := *w.last.Services.Get(cluster.Key{Namespace: "default", Name: "dns"})
+	svc.CountEndpoints, svc.Ports = true, []cluster.ServicePort{{Name: "q", Protocol: cluster.UDP, Port: 53, NodePort: 30053}}
+	w.builder.SetService(&svc)
+	slice := *w.last.Slices.Get(cluster.Key{Namespace: "default", Name: "dns-false"})
+	slice.Ports = []cluster.EndpointPort{{Name: "q", Protocol: cluster.UDP, Port: 5353}}
+	w.builder.SetSlice(&slice)
+	w.apply()
+	o.table.Store(w.table)
+	for range 3 { // a flow each
+		if got := ask(w.dial("10.96.0.10:53")); got != "10.244.0.2" {
+			t.Fatal(got)
+		}
+	}
+	frontends, endpoints, err := o.countFlows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := func(of []ports.ServiceCount, address string) uint64 {
+		for _, c := range of {
+			if c.Address == address && c.Service == svc.Key && c.Port == "q" && c.Protocol == "UDP" {
+				return c.New
+			}
+		}
+		return 0
+	}
+	if f, e := count(frontends, "10.96.0.10:53"), count(endpoints, "10.244.0.2:5353"); f != 3 || e != 3 {
+		t.Errorf("frontend %d, endpoint %d, want 3: %v, %v", f, e, frontends, endpoints)
+	}
+}
