@@ -55,6 +55,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newAgent(), newCounters(), newDNS(), newDoctor(), newExplain(), newLabAndMore(), newObserve(), newPerf(), newPlan(), newStatus(), newTakeover(), newVersion())
+	root.AddCommand(newAgent(), newCounters(), newDebug(), newDNS(), newDoctor(), newExplain(), newLabAndMore(), newObserve(), newPerf(), newPlan(), newStatus(), newTakeover(), newVersion())
 	return root
 }
