@@ -56,6 +56,9 @@ bench-proxy: check-go ## the service proxy beside kube-proxy, 30 min, root, a qu
 test-kubeproxy: check-go ## a takeover from the real kube-proxy, root (cd test/kubeproxy && go test ./...)
 	cd test/kubeproxy && $(GO) test ./...
 
+test-dns: check-go ## podlane dns answers as CoreDNS 1.15.0 over a real kube-apiserver; its failures in the lab (cd test/dns && go test ./...)
+	cd test/dns && $(GO) test -timeout 20m ./...
+
 bench-dns: check-go ## podlane dns and CoreDNS 1.15.0 over one kube-apiserver: table, and bin/bench-dns.json (cd test/dns && go run ./bench)
 	@command -v dnsperf >/dev/null || { echo "bench-dns needs dnsperf (Debian: apt-get install dnsperf)" >&2; exit 1; }
 	@mkdir -p bin

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -36,7 +37,7 @@ func main() {
 	flag.StringVar(&o.programs.Podlane, "podlane", "", "the program to measure (default: this tree's)")
 	flag.StringVar(&o.programs.CoreDNS, "coredns", "", "the CoreDNS to measure (default: the version of go.mod)")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
