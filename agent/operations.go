@@ -51,6 +51,7 @@ type operations struct {
 	Operations
 	log     *slog.Logger
 	node    string
+	procSys string // where /proc/sys can be written; "" for /proc/sys
 	limits  string // file of the flow table's former limits
 	record  string // file that names the backend in use, where it is not the default
 	off     string // why the Services are not ours; "" where they are
@@ -65,7 +66,7 @@ type operations struct {
 }
 
 func newOperations(c Config, log *slog.Logger) *operations {
-	o := &operations{Operations: c.Operations, node: c.Node, log: log, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, procSys: c.ProcSys, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, o.countFlows)
@@ -182,7 +183,9 @@ func (o *operations) serve() {
 	}
 	o.off = ""
 	o.ports.On.Store(true)
-	raised, err := conntrack.LimitsFor(runtime.NumCPU()).Raise(o.limits)
+	limits := conntrack.LimitsFor(runtime.NumCPU())
+	limits.ProcSys = o.procSys
+	raised, err := limits.Raise(o.limits)
 	for _, s := range raised {
 		o.log.Info("limit of the flow table raised", "path", s.Path, "was", s.Was, "now", s.Now)
 	}

@@ -217,6 +217,24 @@ func TestLimits_raiseAndRestore(t *testing.T) {
 	}
 }
 
+// TestLimits_elsewhere: in a container /proc/sys is another folder.
+func TestLimits_elsewhere(t *testing.T) {
+	const name = "nf_conntrack_tcp_timeout_close_wait"
+	proc := t.TempDir()
+	path := filepath.Join(proc, "net/netfilter", name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("60\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "f")
+	raised, err := (Limits{Timeouts: map[string]int{name: 3600}, ProcSys: proc}).Raise(file)
+	if now, _ := readInt(path); err != nil || len(raised) != 1 || now != 3600 {
+		t.Errorf("%v %v, now %d", raised, err, now)
+	}
+}
+
 func TestRestore_leavesWhatOthersSet(t *testing.T) {
 	tracked(t)
 	const name = "nf_conntrack_tcp_timeout_close_wait"

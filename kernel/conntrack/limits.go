@@ -8,6 +8,8 @@ type Limits struct {
 	HashSize int // the module's parameter hashsize: buckets
 	// Timeouts are in seconds, by the name of the sysctl.
 	Timeouts map[string]int
+	// ProcSys is where /proc/sys can be written, in a container; "" is /proc/sys.
+	ProcSys string
 }
 
 // The figures of kube-proxy's defaults.

@@ -32,13 +32,18 @@ type Setting struct {
 // that Restore finds them after any number of starts.
 func (l Limits) Raise(file string) ([]Setting, error) {
 	var raised []Setting
-	want := map[string]int{sysctlDir + "nf_conntrack_max": l.Max, hashSize: l.HashSize}
+	dir := sysctlDir
+	if l.ProcSys != "" {
+		dir = filepath.Join(l.ProcSys, "net/netfilter") + "/"
+	}
+	most := dir + "nf_conntrack_max"
+	want := map[string]int{most: l.Max, hashSize: l.HashSize}
 	for name, seconds := range l.Timeouts {
-		want[sysctlDir+name] = seconds
+		want[dir+name] = seconds
 	}
 	for _, path := range slices.Sorted(maps.Keys(want)) {
 		was, err := readInt(path)
-		if err != nil || was >= want[path] || was == 0 && path == sysctlDir+"nf_conntrack_max" {
+		if err != nil || was >= want[path] || was == 0 && path == most {
 			continue // a maximum of 0 is none
 		}
 		if !writable(path) {
