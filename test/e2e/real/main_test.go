@@ -72,6 +72,7 @@ func TestPodlane(t *testing.T) {
 		{"rolling update", testRollingUpdate},
 		{"agent restart", testAgentRestart},
 		{"faults", testFaults},
+		{"vxlan", testVXLAN},
 		{"server away", testServerAway},
 		{"uninstalls", testUninstalls},
 	}

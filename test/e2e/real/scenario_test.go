@@ -83,6 +83,67 @@ func testServerAway(t *testing.T) {
 // every 10 ms from a pod of it to a pod of the other one, by its address and by its
 // Service, and asserts for how long nothing came back.
 func testFaults(t *testing.T) {
+	p := newPulses(t)
+	for _, c := range []struct {
+		name, script string
+		most         time.Duration // that nothing may come back
+	}{
+		{"nothing", "true", 500 * time.Millisecond},
+		{"nft flush ruleset", "nft flush ruleset", time.Second},
+		{"routes removed", "ip route flush proto 112", time.Second},
+		{"underlay flap", "ip link set eth0 down; sleep 0.3; ip link set eth0 up; ip route replace default via 192.168.77.1", 1300 * time.Millisecond},
+		{"agents killed", "for p in $(pidof podlane); do grep -qa agent /proc/$p/cmdline && kill -9 $p; done; true", 500 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) { p.during(t, c.most, p.node.script(c.script)) })
+	}
+	kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=90s")
+}
+
+// testVXLAN goes over to VXLAN and back under the same packets, one node after the
+// other, and has faults of the overlay's device.
+func testVXLAN(t *testing.T) {
+	p := newPulses(t)
+	change := func(overlay string) func(t *testing.T) {
+		return func(t *testing.T) {
+			kubectl(t, "-n", "podlane", "patch", "configmap", "podlane-config", "-p", `{"data":{"overlay":"`+overlay+`"}}`)
+			kubectl(t, "-n", "podlane", "rollout", "restart", "daemonset/podlane-agent")
+			kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=90s")
+		}
+	}
+	t.Run("to VXLAN", func(t *testing.T) { p.during(t, time.Second, change("vxlan")) })
+	if out, err := p.node.Run(t.Context(), "ip", "route", "show", "dev", "pl-vxlan"); !strings.Contains(out, "10.244.") {
+		t.Errorf("no route by the overlay: %q %v", out, err)
+	}
+	for name, script := range map[string]string{
+		"overlay flap":    "ip link set pl-vxlan down; sleep 0.1; ip link set pl-vxlan up",
+		"overlay deleted": "ip link delete pl-vxlan",
+		"overlay's MAC":   "ip link set pl-vxlan address 02:00:00:00:00:01",
+	} {
+		t.Run(name, func(t *testing.T) { p.during(t, 1100*time.Millisecond, p.node.script(script)) })
+	}
+	t.Run("back", func(t *testing.T) { p.during(t, time.Second, change("auto")) })
+}
+
+// pulses is a pod on a node, and where it sends a packet every 10 ms.
+type pulses struct {
+	node    scriptNode
+	client  string
+	targets map[string]string
+}
+
+type scriptNode struct{ *machines.Node }
+
+// script gives a shell script to be run on the node.
+func (n scriptNode) script(text string) func(*testing.T) {
+	return func(t *testing.T) {
+		if _, err := n.Run(t.Context(), "sh", "-c", text); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func newPulses(t *testing.T) pulses {
+	t.Helper()
 	apply(t, workload("far", 2))
 	apply(t, workload("client", 2))
 	rollout(t, "deployment/far")
@@ -92,40 +153,26 @@ func testFaults(t *testing.T) {
 	// One endpoint, on the other node, so that the Service leads nowhere else.
 	near := onNode(t, "far", first.Name, ".metadata.name")
 	mustIn(t, near, "get", "http://127.0.0.1:8080/drain")
-	targets := map[string]string{
-		"pod":     onNode(t, "far", other.Name, ".status.podIP") + ":8080",
-		"Service": kubectl(t, "get", "service", "far", "-o", "jsonpath={.spec.clusterIP}") + ":80",
-	}
+	service := kubectl(t, "get", "service", "far", "-o", "jsonpath={.spec.clusterIP}")
 	eventually(t, "the Service leads to the other node alone", func() error {
 		for range 10 {
-			if got, err := in(client, "get", "http://"+strings.TrimSuffix(targets["Service"], ":80")+"/hostname"); got == near || err != nil {
+			if got, err := in(client, "get", "http://"+service+"/hostname"); got == near || err != nil {
 				return fmt.Errorf("%s %w", got, err)
 			}
 		}
 		return nil
 	})
-	for _, c := range []struct {
-		name, script string
-		most         time.Duration // that nothing may come back
-	}{
-		{"nothing", "true", 500 * time.Millisecond},
-		{"nft flush ruleset", "nft flush ruleset", time.Second},
-		{"routes removed", "ip route flush proto 112", time.Second},
-		{"underlay flap", "ip link set eth0 down; sleep 0.3; ip link set eth0 up; ip route replace default via 192.168.77.1", 1300 * time.Millisecond},
-		{"agents killed", `for p in $(pidof podlane); do grep -qa agent /proc/$p/cmdline && kill -9 $p; done`, 500 * time.Millisecond},
-	} {
-		t.Run(c.name, func(t *testing.T) { fault(t, first, client, targets, c.script, c.most) })
-	}
+	return pulses{scriptNode{first}, client, map[string]string{"pod": onNode(t, "far", other.Name, ".status.podIP") + ":8080", "Service": service + ":80"}}
 }
 
-// fault runs a script on the node in the middle of the pulses.
-func fault(t *testing.T, n *machines.Node, client string, targets map[string]string, script string, most time.Duration) {
-	seconds := 5 + most.Seconds()
+// during sends packets while something happens, and for some seconds before and
+// after.
+func (p pulses) during(t *testing.T, most time.Duration, event func(*testing.T)) {
 	type answer struct{ what, out string }
-	done := make(chan answer, len(targets))
-	for what, addr := range targets {
+	done := make(chan answer, len(p.targets))
+	for what, addr := range p.targets {
 		go func() {
-			out, err := in(client, "pulse", addr, fmt.Sprint(seconds))
+			out, err := in(p.client, "pulse", addr, "60")
 			if err != nil {
 				out += err.Error()
 			}
@@ -133,10 +180,10 @@ func fault(t *testing.T, n *machines.Node, client string, targets map[string]str
 		}()
 	}
 	time.Sleep(2 * time.Second)
-	if _, err := n.Run(t.Context(), "sh", "-c", script); err != nil {
-		t.Error(err)
-	}
-	for range targets {
+	event(t)
+	time.Sleep(2*time.Second + most)
+	mustIn(t, p.client, "stop")
+	for range p.targets {
 		a := <-done
 		var sent, answered, gap int
 		if _, err := fmt.Sscan(a.out, &sent, &answered, &gap); err != nil {

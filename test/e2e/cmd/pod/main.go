@@ -25,6 +25,7 @@ pod get URL...            prints what each answers; exit 1 where one does not an
 pod load URL SECONDS N    N clients, a new connection each request; prints "ok failed first-error"
 pod udp ADDR              sends a datagram and prints the answer
 pod pulse ADDR SECONDS    a datagram every 10 ms from one socket; prints "sent answered longest-gap-in-ms"
+pod stop                  ends the pulses of this pod before their time
 pod lookup NAME...        prints the addresses of each
 pod write TEXT            prints it to stdout`
 
@@ -55,7 +56,9 @@ func run(ctx context.Context, verb string, args []string) error {
 	case "udp":
 		return each(args, udp)
 	case "pulse":
-		return pulse(args)
+		return pulse(ctx, args)
+	case "stop":
+		return stopPulses()
 	case "load":
 		return load(args)
 	case "write":
@@ -192,9 +195,9 @@ func load(args []string) error {
 	return nil
 }
 
-// pulse measures how long nothing came back. The answers of the echo server are in
-// order on one path, so that they are counted and not matched.
-func pulse(args []string) error {
+// pulse measures for how long nothing came back. The answers of the echo server
+// are in order on one path, so that they are counted and not matched.
+func pulse(ctx context.Context, args []string) error {
 	if len(args) != 2 {
 		return errors.New(usage)
 	}
@@ -211,32 +214,40 @@ func pulse(args []string) error {
 	if err != nil {
 		return err
 	}
-	end := time.Now().Add(time.Duration(seconds * float64(time.Second)))
-	_ = c.SetReadDeadline(end.Add(500 * time.Millisecond))
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds*float64(time.Second)))
+	defer cancel()
+	context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })
 	var sent atomic.Int64
 	go func() {
-		for tick := time.NewTicker(10 * time.Millisecond); time.Now().Before(end); <-tick.C {
+		for tick := time.NewTicker(10 * time.Millisecond); ctx.Err() == nil; <-tick.C {
 			_, _ = c.WriteTo([]byte("x"), to) // no route is what is measured
 			sent.Add(1)
 		}
 	}()
 	answered, last, longest := 0, time.Now(), time.Duration(0)
 	b := make([]byte, 1500)
-	for {
+	for ctx.Err() == nil {
 		_, _, err := c.ReadFrom(b)
-		now := time.Now()
-		if now.Before(end) || err == nil {
-			longest = max(longest, now.Sub(last))
+		longest = max(longest, time.Since(last))
+		if err == nil {
+			answered++
+			last = time.Now()
 		}
-		if err != nil {
-			break
-		}
-		answered++
-		last = now
-	}
-	if last.Before(end) {
-		longest = max(longest, end.Sub(last))
 	}
 	fmt.Println(sent.Load(), answered, longest.Milliseconds())
 	return nil
+}
+
+// stopPulses asks the other processes of this pod to end, but for its first, which
+// is the pod.
+func stopPulses() error {
+	entries, err := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, notProcess := strconv.Atoi(e.Name())
+		if notProcess != nil || pid == 1 || pid == os.Getpid() {
+			continue
+		}
+		err = errors.Join(err, syscall.Kill(pid, syscall.SIGTERM))
+	}
+	return err
 }
