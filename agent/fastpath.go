@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -139,6 +140,26 @@ type FastPathStatus struct {
 	// reason.
 	Normal   []string    `json:"normal,omitempty"`
 	Counters []bpf.Count `json:"counters,omitempty"`
+	// Pods and Peers are the pods of the node, and the networks of other nodes' pods,
+	// between which packets take it.
+	Pods  []netip.Addr   `json:"pods,omitempty"`
+	Peers []netip.Prefix `json:"peers,omitempty"`
+}
+
+// State is what the fast path takes, as far as it can be told from the status;
+// nil where it is off.
+func (s FastPathStatus) State() *fastpath.State {
+	if !s.On {
+		return nil
+	}
+	state := fastpath.NewState()
+	for _, a := range s.Pods {
+		state.Pods[a] = fastpath.Pod{}
+	}
+	for _, cidr := range s.Peers {
+		state.Peers[cidr] = fastpath.Peer{}
+	}
+	return &state
 }
 
 func (f *fast) status(allocations []cni.Allocation) FastPathStatus {
@@ -157,6 +178,13 @@ func (f *fast) status(allocations []cni.Allocation) FastPathStatus {
 		}
 		s.Normal = append(s.Normal, fmt.Sprintf("%s: %s", name, f.state.Normal[dev]))
 	}
+	for a, p := range f.state.Pods {
+		if p.Normal == "" {
+			s.Pods = append(s.Pods, a)
+		}
+	}
+	slices.SortFunc(s.Pods, netip.Addr.Compare)
+	s.Peers = slices.SortedFunc(maps.Keys(f.state.Peers), netip.Prefix.Compare)
 	err := f.err
 	if counts, e := f.handle.Counters(); e == nil {
 		s.Counters = counts
@@ -181,4 +209,14 @@ func (f *fast) counts() (map[string]uint64, error) {
 		out[c.Reason] = c.Packets
 	}
 	return out, err
+}
+
+// now gives what the fast path takes, for an explanation; nothing where it is
+// off.
+func (f *fast) now(node string) map[string]*fastpath.State {
+	if f.handle == nil {
+		return nil
+	}
+	s := f.state // replaced, never changed
+	return map[string]*fastpath.State{node: &s}
 }

@@ -69,7 +69,9 @@ func (t *traveller) backAt(a *answerPacket) bool {
 	if own == nil {
 		return a.stop(Unknown, "the state of node %s is not known here: the way back was not followed", orUnknownName(a.at))
 	}
+	translated := len(a.nat)
 	a.untranslate()
+	translated -= len(a.nat)
 	switch {
 	case t.isOwn(own, a.dst):
 		return t.backHome(a, t.client.Kind == "node" || t.client.HostNetwork)
@@ -77,6 +79,9 @@ func (t *traveller) backAt(a *answerPacket) bool {
 		a.hop(StageUnderlay, a.at, fmt.Sprintf("to %s over %s, MTU %d", a.dst, own.Underlay.Device, own.Underlay.MTU), forwardingIf(own, a)...)
 		a.fits(own.Underlay.MTU)
 		return t.backHome(a, true)
+	}
+	if !a.local && translated == 0 && t.fast(a.at, a.src.Addr(), a.dst) {
+		a.hop(StageFast, a.at, fastText)
 	}
 	key, r, ok := lookup(own.Link, a.dst)
 	switch {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
 )
 
@@ -32,6 +33,8 @@ type World struct {
 	// DNS is the Service of the cluster's DNS, kube-system/kube-dns where it is
 	// empty.
 	DNS cluster.Key
+	// Fast is what the nodes' fast paths take, by node, where that is known.
+	Fast map[string]*fastpath.State
 	// Outside is the address that FROM "outside" stands for, in each family.
 	Outside []netip.Addr
 }
@@ -113,6 +116,7 @@ const (
 	StageSource   Stage = "source"   // the source address is changed, or back
 	StageRoute    Stage = "route"    // a routing decision
 	StageTunnel   Stage = "vxlan"    // into or out of VXLAN
+	StageFast     Stage = "fast"     // past routing and netfilter
 	StageUnderlay Stage = "underlay" // over the network that joins the nodes
 	StageArrive   Stage = "arrive"   // at the process
 )

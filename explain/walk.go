@@ -172,6 +172,9 @@ func (t *traveller) route(p packet, own *plan.Plan) {
 		t.arriveAtNode(p, own)
 		return
 	}
+	if !p.local && !p.translatedAt() && t.fast(p.at, p.src, dst) {
+		p.hop(StageFast, p.at, fastText)
+	}
 	key, r, ok := lookup(own.Link, dst)
 	switch {
 	case ok && r.Unreachable:

@@ -23,6 +23,7 @@ import (
 	"github.com/podlane/podlane/explain/observe"
 	"github.com/podlane/podlane/lab"
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
 )
 
@@ -124,7 +125,7 @@ func (c *Cluster) askAgent(node string) (*observe.Facts, error) {
 
 // fromStatus takes the facts that an agent tells of itself.
 func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
-	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}}
+	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State()}
 	for _, p := range s.Pods {
 		f.Pods = append(f.Pods, observe.PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
 	}
@@ -134,13 +135,13 @@ func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
 // World gives what explain walks through. Plans are compiled when the walk comes
 // to them.
 func (c *Cluster) World() explain.World {
-	names := map[string]map[string]cluster.Key{}
+	names, fast := map[string]map[string]cluster.Key{}, map[string]*fastpath.State{}
 	for node, f := range c.Facts {
-		names[node] = f.Names()
+		names[node], fast[node] = f.Names(), f.Fast
 	}
 	return explain.World{
 		Snapshot: c.Snapshot, Plans: c.Plans, Names: names, Outside: c.outside(),
-		Compile: c.compile,
+		Compile: c.compile, Fast: fast,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
 )
 
@@ -21,6 +22,9 @@ type Facts struct {
 	Underlay link.Underlay  `json:"underlay"`
 	Overlay  overlay.Config `json:"overlay"`
 	Pods     []PodLink      `json:"pods"`
+	// Fast is what the node's fast path takes; nil where it has none, or that is not
+	// known.
+	Fast *fastpath.State `json:"-"`
 }
 
 // PodLink is one of the node's own pods, from its allocation record.
