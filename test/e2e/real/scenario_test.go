@@ -91,13 +91,18 @@ func testFaults(t *testing.T) {
 		{"nothing", "true", 500 * time.Millisecond},
 		{"nft flush ruleset", "nft flush ruleset", time.Second},
 		{"routes removed", "ip route flush proto 112", time.Second},
-		{"underlay flap", "ip link set eth0 down; sleep 0.3; ip link set eth0 up; ip route replace default via 192.168.77.1", 1300 * time.Millisecond},
+		{"underlay flap", flap, 1300 * time.Millisecond},
 		{"agents killed", "for p in $(pidof podlane); do grep -qa agent /proc/$p/cmdline && kill -9 $p; done; true", 500 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) { p.during(t, c.most, p.node.script(c.script)) })
 	}
 	kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=90s")
 }
+
+// flap takes the underlay down, and does what a node's network manager does when it
+// is up again.
+const flap = `a=$(ip -6 -o addr show dev eth0 scope global | grep -o "fd77::[0-9a-f]*/64"); ip link set eth0 down; sleep 0.3; ip link set eth0 up
+ip route replace default via 192.168.77.1; ip -6 addr replace $a dev eth0 nodad; ip -6 route replace default via fd77::1`
 
 // testVXLAN goes over to VXLAN and back under the same packets, one node after the
 // other, and has faults of the overlay's device.
