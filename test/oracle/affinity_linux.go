@@ -16,7 +16,9 @@ type loyal struct {
 	service cluster.Key
 	port    string
 	seconds int32
-	last    [2]netip.AddrPort // its endpoint in each node
+	// been are its endpoints so far in each node, the last one last: where endpoints
+	// came back in between, it may go to any of these.
+	been [2][]netip.AddrPort
 }
 
 const returns = 3 // how often a client comes back at one look
@@ -122,19 +124,25 @@ func (s *sides) comeBack(g *group, l *loyal, other *group, c *Coverage) ([]misma
 		if slices.ContainsFunc(to[side], func(a netip.AddrPort) bool { return a != first }) {
 			wrong(side, "comes to %v, the last one by %v", to[side], ways[len(ways)-1])
 		}
-		last := l.last[side]
-		l.last[side] = first
-		switch {
-		case !last.IsValid() || s.disturbed:
-		case !slices.Contains(g.backends, last):
-			c.Sticky["1.6 until the endpoint goes"]++
-		case last != first:
-			wrong(side, "came to %s and comes to %s now", last, first)
-		default:
-			c.Sticky["1.6 after a change of something else"]++
-		}
+		l.visited(side, first, g.backends, s.disturbed, c, wrong)
 	}
 	return found, nil
+}
+
+// visited takes down the endpoint that the client has now.
+func (l *loyal) visited(side int, now netip.AddrPort, backends []netip.AddrPort, disturbed bool, c *Coverage, wrong func(int, string, ...any)) {
+	been := l.been[side]
+	l.been[side] = append(slices.DeleteFunc(slices.Clone(been), func(a netip.AddrPort) bool { return a == now }), now)
+	still := slices.DeleteFunc(slices.Clone(been), func(a netip.AddrPort) bool { return !slices.Contains(backends, a) })
+	switch {
+	case len(been) == 0 || disturbed:
+	case !slices.Contains(backends, been[len(been)-1]):
+		c.Sticky["1.6 until the endpoint goes"]++
+	case !slices.Contains(still, now):
+		wrong(side, "came to %v and comes to %s now", been, now)
+	default:
+		c.Sticky["1.6 after a change of something else"]++
+	}
 }
 
 // released is a look at a client of a port that has affinity no longer.

@@ -164,14 +164,17 @@ func (g *group) difference(t *proxy.Table) string {
 			if g.met(1-side, m) || g.affinity && m.what == "endpoint" && !g.client.fresh {
 				continue
 			}
+			if slices.ContainsFunc(Wanted, func(w Difference) bool { return w.is(g) }) {
+				return ""
+			}
 			return fmt.Sprintf("kube-proxy: %s. Podlane: %s", describe(g.seen[0]), describe(g.seen[1]))
 		}
 	}
 	return ""
 }
 
-// met says that a side met the like of m. Of refusals only that of TCP may be of
-// another kind, on purpose: see Wanted.
+// met says that a side met the like of m. That TCP is refused in another way is a
+// wanted difference.
 func (g *group) met(side int, m meeting) bool {
 	if g.seen[side][m] > 0 {
 		return true

@@ -97,7 +97,7 @@ func (f *facts) readEndpoints() {
 			continue
 		}
 		for _, p := range es.Ports {
-			if *p.Name != f.port.Name || *p.Protocol != f.port.Protocol {
+			if p.Port == nil || *p.Name != f.port.Name || *p.Protocol != f.port.Protocol {
 				continue
 			}
 			for _, e := range es.Endpoints {

@@ -55,6 +55,12 @@ func slice(r *rand.Rand, s *corev1.Service, v6 bool, k int) *discoveryv1.Endpoin
 	for i, p := range s.Spec.Ports {
 		es.Ports = append(es.Ports, discoveryv1.EndpointPort{Name: ptr(p.Name), Protocol: ptr(p.Protocol), Port: ptr(first + int32(i))})
 	}
+	switch r.IntN(12) {
+	case 0: // one that stands for all ports
+		es.Ports = append(es.Ports, discoveryv1.EndpointPort{Name: ptr("any"), Protocol: ptr(corev1.ProtocolTCP)})
+	case 1: // one of no port of the Service
+		es.Ports = append(es.Ports, discoveryv1.EndpointPort{Name: ptr("other"), Protocol: ptr(corev1.ProtocolTCP), Port: ptr(int32(7000))})
+	}
 	for range pick(r, 0, 0, 1, 1, 2, 2, 3, 4) {
 		endpoint(r, es, v6)
 	}
@@ -64,7 +70,9 @@ func slice(r *rand.Rand, s *corev1.Service, v6 bool, k int) *discoveryv1.Endpoin
 // endpoint adds one, at an address that the slice does not have yet.
 func endpoint(r *rand.Rand, es *discoveryv1.EndpointSlice, v6 bool) {
 	e := discoveryv1.Endpoint{}
-	switch r.IntN(20) {
+	switch r.IntN(21) {
+	case 20: // written by hand: a pod of the node, but no node is named
+		e.Addresses = []string{pick(r, EndpointPods(v6)...).String()}
 	case 0: // with hostNetwork
 		e.Addresses, e.NodeName = []string{NodeAddrs[index(v6)].String()}, ptr(Node)
 	case 1, 2: // written by hand: a host that is on no node

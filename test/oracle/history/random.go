@@ -101,16 +101,25 @@ func (m *maker) mutate() {
 	}
 }
 
-// bind makes an address of a load balancer the node's own, or no longer.
+// bind makes an address of a load balancer, or a cluster IP, the node's own, or no
+// longer.
 func (m *maker) bind() {
 	if len(m.Bound) > 0 && chance(m.Rand, 50) {
 		m.change(Change{Unbind: m.Bound[0]})
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Services)) {
+		var ips []string
 		for _, in := range m.Services[name].Status.LoadBalancer.Ingress {
-			if in.IP != "" && in.IP == canonical(in.IP) && !slices.Contains(m.Bound, in.IP) && chance(m.Rand, 60) {
-				m.change(Change{Bind: in.IP})
+			ips = append(ips, in.IP)
+		}
+		if chance(m.Rand, 20) {
+			ips = m.Services[name].Spec.ClusterIPs
+		}
+		for _, ip := range ips {
+			own := slices.Contains(m.Bound, ip) || ip == OtherAddrs[0].String() || ip == OtherAddrs[1].String()
+			if ip != "" && ip == canonical(ip) && !own && chance(m.Rand, 60) {
+				m.change(Change{Bind: ip})
 				return
 			}
 		}

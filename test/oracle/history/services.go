@@ -115,6 +115,9 @@ func ingress(r *rand.Rand, s *corev1.Service, i int) {
 			in = append(in, l)
 		}
 	}
+	if i == 1 && chance(r, 30) { // as with k3s, whose load balancers are the nodes
+		in = append(in, corev1.LoadBalancerIngress{IP: OtherAddrs[0].String()}, corev1.LoadBalancerIngress{IP: OtherAddrs[1].String()})
+	}
 	if chance(r, 15) {
 		in = append(in, corev1.LoadBalancerIngress{Hostname: "lb.example"})
 	}
