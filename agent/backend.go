@@ -65,14 +65,28 @@ func (b *backend) choose(want Backend, conn *nft.Conn, loaded bool) {
 	}
 }
 
+// probed is the table of probe.
+var probed = nft.Table{Family: nft.IPv4, Name: nft.Prefix + "probe"}
+
 // probe loads our rules without any Service under another name, and deletes them.
 func probe(conn *nft.Conn) error {
-	r := nftables.NewRuleset(nft.IPv4, nft.Prefix+"probe")
-	_, err := nftables.Load(r, &proxy.Table{}, nil, nil, conn.Commit)
+	_, err := nftables.Load(nftables.NewRuleset(probed.Family, probed.Name), &proxy.Table{}, nil, nil, conn.Commit)
+	return errors.Join(err, endProbe(conn))
+}
+
+// endProbe deletes what probe loaded, that of an agent killed meanwhile too.
+func endProbe(conn *nft.Conn) error {
 	tx := &nft.Tx{}
-	tx.AddTable(r.Table) // so that there is one
-	tx.DeleteTable(r.Table)
-	return errors.Join(err, conn.Commit(tx))
+	tx.AddTable(probed) // so that there is one
+	tx.DeleteTable(probed)
+	return conn.Commit(tx)
+}
+
+// ofServices says that a table of ours is the service proxy's, of whatever layout:
+// podlane-NUMBER or podlane-NUMBER-b.
+func ofServices(t nft.Table) bool {
+	layout := strings.TrimSuffix(strings.TrimPrefix(t.Name, nft.Prefix), "-b")
+	return layout != "" && strings.Trim(layout, "0123456789") == ""
 }
 
 // lacks says that the kernel does not know what it was asked for, rather than that

@@ -61,6 +61,32 @@ func TestBackend_change(t *testing.T) {
 	}
 }
 
+// TestDecide_probeLeft: what an agent killed during its probe has left is no table
+// that says that the Services are ours.
+func TestDecide_probeLeft(t *testing.T) {
+	nettest.New(t)
+	nettest.Run(t, "nft", "add table ip podlane-probe; add table ip kube-proxy")
+	log := slog.New(slog.DiscardHandler)
+	s := &services{}
+	if err := s.open(log); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	o := newOperations(Config{Node: "n1", StateDir: t.TempDir()}, log)
+	o.decide(t.Context(), s)
+	if o.off == "" || o.ports.On.Load() {
+		t.Error("the Services are taken for ours")
+	}
+	if tables := nettest.Run(t, "nft", "list", "tables"); strings.Contains(tables, "probe") || !strings.Contains(tables, "kube-proxy") {
+		t.Errorf("tables:\n%s", tables)
+	}
+	nettest.Run(t, "nft", "delete table ip kube-proxy")
+	o.tick(t.Context(), s)
+	if o.off != "" || !o.ports.On.Load() {
+		t.Errorf("kube-proxy is gone, and the Services are still off: %s", o.off)
+	}
+}
+
 func TestLacks(t *testing.T) {
 	if !lacks(fmt.Errorf("load: %w", errors.Join(unix.EOPNOTSUPP))) || lacks(unix.EPERM) || lacks(unix.ENOBUFS) || lacks(nil) {
 		t.Error("what a kernel lacks is not told from what it refuses")

@@ -17,8 +17,6 @@ import (
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
-	"github.com/podlane/podlane/egress"
-	"github.com/podlane/podlane/hostport"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
@@ -144,10 +142,13 @@ func (o *operations) decide(ctx context.Context, s *services) {
 		mode = takeover.Auto
 	}
 	tables, err := s.conn.Tables()
-	tables = slices.DeleteFunc(tables, func(t nft.Table) bool { return t.Name == egress.Name || t.Name == hostport.Name })
+	if err == nil && slices.Contains(tables, probed) {
+		err = endProbe(s.conn)
+	}
 	if err != nil {
 		o.log.Warn("service proxy", "err", err)
 	}
+	tables = slices.DeleteFunc(tables, func(t nft.Table) bool { return !ofServices(t) })
 	if s.backend.record == "" {
 		s.backend = backend{log: o.log, root: o.IPTablesRoot, record: o.record}
 		s.backend.choose(o.Backend, s.conn, len(tables) > 0)

@@ -151,3 +151,14 @@ func TestApply_noProgram(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestApply_root runs the programs of a host's root folder, as in a container.
+func TestApply_root(t *testing.T) {
+	node(t)
+	if err := New("/").Apply(table(1, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := save(t); !strings.Contains(got, "-A PREROUTING -j PL-SERVICES") {
+		t.Errorf("rules:\n%s", got)
+	}
+}
