@@ -62,15 +62,26 @@ func (h history) node(i int) {
 func (h history) service(i int) {
 	key := cluster.Key{Namespace: "default", Name: fmt.Sprintf("s%d", i)}
 	gone, port := h.IntN(4) == 0, uint16(80+h.IntN(2))
+	outside, local, affinity := h.IntN(2) == 0, h.IntN(2) == 0, h.IntN(3) == 0
 	h.add("service "+key.Name, func(b *cluster.Builder) {
 		if gone {
 			b.DeleteService(key)
 			return
 		}
-		b.SetService(&cluster.Service{
+		s := &cluster.Service{
 			Key: key, Type: cluster.ClusterIP, ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(i + 1)})},
-			Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: port}},
-		})
+			Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: port}}, InternalLocal: local,
+		}
+		if outside {
+			s.Type, s.ExternalLocal = cluster.LoadBalancer, local
+			s.Ports[0].NodePort = uint16(30000 + i%4)
+			s.LoadBalancerIPs = []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})}
+			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}
+		}
+		if affinity {
+			s.Affinity = 60
+		}
+		b.SetService(s)
 	})
 }
 
@@ -85,7 +96,7 @@ func (h history) slice(i int) {
 		}
 		s := &cluster.EndpointSlice{Key: key, Service: svc, Ports: []cluster.EndpointPort{{Protocol: cluster.TCP, Port: 8080}}}
 		for j := range n {
-			s.Endpoints = append(s.Endpoints, cluster.Endpoint{Address: netip.AddrFrom4([4]byte{10, 1, byte(i), byte(j + 2)}), Ready: true, Serving: true})
+			s.Endpoints = append(s.Endpoints, cluster.Endpoint{Address: netip.AddrFrom4([4]byte{10, 1, byte(i), byte(j + 2)}), Ready: true, Serving: true, Node: fmt.Sprintf("n%d", j)})
 		}
 		b.SetSlice(s)
 	})

@@ -49,13 +49,24 @@ func Adopt(r Ruleset, s State) (*Applied, bool) {
 	if !a.fits(s.Chains, s.Rules) || !a.adoptNumbers(s.Chains, slices.Concat(s.Elements[r.Chains.Name], s.Elements[r.InsideChains.Name])) || !a.adoptFronts(s.Elements) {
 		return nil, false
 	}
-	for _, e := range s.Elements[r.Pods.Name] {
-		if pod, ok := netip.AddrFromSlice(e.Key); ok {
-			a.pods = append(a.pods, pod)
+	return a, a.adoptPods(s.Elements)
+}
+
+// adoptPods takes the node's pods, of which both sets must be.
+func (a *Applied) adoptPods(elements map[string][]nft.Element) bool {
+	hairpins := map[string]bool{}
+	for _, e := range elements[a.rules.Hairpin.Name] {
+		hairpins[string(e.Key)] = true
+	}
+	for _, e := range elements[a.rules.Pods.Name] {
+		pod, ok := netip.AddrFromSlice(e.Key)
+		if !ok || !hairpins[string(hairpinElement(pod).Key)] {
+			return false
 		}
+		a.pods = append(a.pods, pod)
 	}
 	slices.SortFunc(a.pods, netip.Addr.Compare)
-	return a, true
+	return len(hairpins) == len(a.pods)
 }
 
 // appendPrefix adds the prefix that is the comment of a rule; what is none makes

@@ -101,12 +101,12 @@ func NewRuleset(f nft.Family, name string) Ruleset {
 
 // Sets are all sets and maps of the table but those of affinity.
 func (r Ruleset) Sets() []nft.Set {
-	return append(r.Adopted(), r.Endpoints, r.NodePortEndpoints, r.Hairpin)
+	return append(r.Adopted(), r.Endpoints, r.NodePortEndpoints)
 }
 
 // Adopted are the sets whose elements Adopt needs.
 func (r Ruleset) Adopted() []nft.Set {
-	return []nft.Set{r.Services, r.NodePorts, r.Inside, r.NodePortInside, r.Sources, r.Chains, r.InsideChains, r.ClusterIPs, r.Pods}
+	return []nft.Set{r.Services, r.NodePorts, r.Inside, r.NodePortInside, r.Sources, r.Chains, r.InsideChains, r.ClusterIPs, r.Pods, r.Hairpin}
 }
 
 // The chains that are always there beside the base chains.

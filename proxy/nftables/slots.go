@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -58,7 +60,7 @@ func (d *differ) writeFront(k cluster.Key) {
 		return
 	}
 	if w != nil && f.there && w.comment == f.comment {
-		f.inside = d.ref(w.inside) // of a special chain Adopt does not know it
+		d.compare(k, f, w)
 		return
 	}
 	var next front
@@ -78,6 +80,18 @@ func (d *differ) writeFront(k cluster.Key) {
 	if w != nil {
 		d.set[k] = &next
 	}
+}
+
+// compare looks whether a front that says that it is as wanted leads where it
+// should: others may have changed what Adopt found.
+func (d *differ) compare(k cluster.Key, f *front, w *want) {
+	same := func(a, b *ref) bool { return a == b || a != nil && b != nil && *a == *b }
+	in := d.ref(w.inside)
+	if f.to != d.goals.number(w.to) || !same(f.sources, d.ref(w.sources)) || !same(plainly(f.inside), plainly(in)) {
+		numbers, _, _ := d.rules.objects(k)
+		d.err = cmp.Or(d.err, fmt.Errorf("%w: %s { %s }", ErrDoubt, numbers, numbers.ElementText(nft.Element{Key: []byte(k.Name)}, true)))
+	}
+	f.inside = in // of a special chain Adopt does not know it
 }
 
 func (d *differ) ref(g *goal) *ref {

@@ -73,12 +73,21 @@ func TestAudit(t *testing.T) {
 		"delete element ip podlane-2 pods { 10.244.1.1 }",
 		"flush chain ip podlane-2 nat-postrouting",
 		"delete element ip podlane-2 chains { 0 }",
+		"flush set ip podlane-2 hairpin",
+		"flush set ip podlane-2 cluster-ips",
+		"flush map ip podlane-2 sources",
+		"flush map ip podlane-2 nodeport-inside",
+		"flush chain ip podlane-2 service-cidrs",
+		"flush chain ip podlane-2 sticky-*",
+		"flush chain ip podlane-2 sources-*",
+		"flush chain ip podlane-2 to-*",
 	} {
 		nettest.New(t)
 		ap, conn := applier(t)
-		tb, pods := table(random(rand.New(rand.NewPCG(5, 5)), 1)), []netip.Addr{netip.MustParseAddr("10.244.1.1")}
+		tb, pods := everything(), []netip.Addr{netip.MustParseAddr("10.244.1.1")}
 		apply(t, ap, tb, pods)
 		want := dump(t, ap, conn)
+		command = expand(t, conn, command)
 		nettest.Run(t, "nft", command)
 		if err := ap.Audit(tb, pods); !ap.Doubtful() || err != nil {
 			t.Errorf("%s: drift %v, %v", command, ap.Doubtful(), err)
@@ -88,6 +97,27 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%s: put right:\n%s\nat first:\n%s", command, got, want)
 		}
 	}
+}
+
+// expand puts the name of a chain in place of the star.
+func expand(t *testing.T, conn *nft.Conn, command string) string {
+	t.Helper()
+	prefix, star := strings.CutSuffix(command, "*")
+	if !star {
+		return command
+	}
+	words := strings.Fields(prefix)
+	chains, err := conn.Chains(nft.Table{Family: nft.IPv4, Name: nftables.Names[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range chains {
+		if strings.HasPrefix(c.Name, words[len(words)-1]) {
+			return strings.TrimSuffix(prefix, words[len(words)-1]) + c.Name
+		}
+	}
+	t.Fatalf("%s: no such chain", command)
+	return ""
 }
 
 // TestForeign changes the table as others might; the change is noticed and put

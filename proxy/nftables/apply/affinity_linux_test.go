@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -147,6 +148,36 @@ func TestAffinity_objects(t *testing.T) {
 		}
 		if after := count(); after != before {
 			t.Errorf("%d chains after, %d before", after, before)
+		}
+	})
+}
+
+// TestAffinity_noNotices checks that clients who come and are forgotten are no
+// change of the table by others, which would have it built anew.
+func TestAffinity_noNotices(t *testing.T) {
+	eachFamily(t, func(t *testing.T, w *world) {
+		w.server(w.a, 8080)
+		ap, conn := applier(t)
+		s := w.cluster()
+		s.service(func(svc *cluster.Service) { svc.Affinity = 1 }, at(w.a))
+		apply(t, ap, s.table(), w.pods())
+		m, err := nft.NewMonitor(0, conn.PortID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = m.Run(ctx, func(e nft.Event) { t.Errorf("a notice: %+v", e) })
+		}()
+		for _, from := range []place{w.b, w.r, w.outside, w.node} {
+			w.sameServer(from, "tcp", 2, netip.AddrPortFrom(w.clusterIP(1), 80))
+		}
+		<-ended
+		if err := ap.Audit(s.table(), w.pods()); err != nil || ap.Doubtful() {
+			t.Errorf("audit: doubtful %v, %v", ap.Doubtful(), err)
 		}
 	})
 }

@@ -152,6 +152,9 @@ func (f *family) clean(t *proxy.Table, pods []netip.Addr) (bool, error) {
 	}
 	clean := true
 	_, err = nftables.Diff(a, t, pods, func(*nft.Tx) error { clean = false; return nil })
+	if errors.Is(err, nftables.ErrDoubt) {
+		return false, nil
+	}
 	return clean, err
 }
 
