@@ -66,6 +66,7 @@ func corefileFlags(s *corefile.Settings) []flagValue {
 	}
 	add("cluster-domain", s.Domain)
 	add("pods", s.Pods)
+	add("endpoint-names", s.Endpoints)
 	if s.TTL > 0 {
 		add("ttl", fmt.Sprint(s.TTL))
 	}

@@ -33,7 +33,7 @@ namespace, at its --health address; nobody else is shown anything. Pods are know
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&at, "at", "127.0.0.1:8080", "the server's --health address, on loopback")
+	cmd.Flags().StringVar(&at, "at", "127.0.0.1:1054", "the server's --health address, on loopback")
 	cmd.Flags().StringVar(&pod, "pod", "", "only of this pod, NAMESPACE/NAME")
 	cmd.Flags().StringVar(&namespace, "namespace", "", "only of pods of this namespace")
 	cmd.Flags().StringVar(&client, "client", "", "only of this address")

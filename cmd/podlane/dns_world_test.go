@@ -91,7 +91,7 @@ func TestDNS_translate(t *testing.T) {
 	if err := cmd.Execute(); err != nil {
 		t.Fatal(err)
 	}
-	want := "--cluster-domain=corp.local\n--ttl=7\n--upstream=192.0.2.1\n--stub=stub.example=192.0.2.2\n--health=127.0.0.1:0\n# hosts: 10.9.9.9 db.example\n"
+	want := "--cluster-domain=corp.local\n--pods=disabled\n--endpoint-names=all\n--ttl=7\n--upstream=192.0.2.1\n--stub=stub.example=192.0.2.2\n--health=127.0.0.1:0\n# hosts: 10.9.9.9 db.example\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}

@@ -78,13 +78,14 @@ func TestTranslate(t *testing.T) {
 		want       Settings
 		problems   string
 	}{
-		{"kubeadm", kubeadm, Settings{Domain: "cluster.local", TTL: 30, Pods: "insecure", Upstreams: []string{"/etc/resolv.conf"},
+		{"kubeadm", kubeadm, Settings{Domain: "cluster.local", TTL: 30, Pods: "insecure", Endpoints: "all", Upstreams: []string{"/etc/resolv.conf"},
 			Health: ":8080", LameDuck: "5s", Metrics: ":9153"}, ""},
-		{"many", many, Settings{Domain: "cluster.local", Pods: "verified", Upstreams: []string{"192.0.2.1", "[2001:db8::1]:5353"},
+		{"many", many, Settings{Domain: "cluster.local", TTL: 5, Pods: "verified", Endpoints: "all", Upstreams: []string{"192.0.2.1", "[2001:db8::1]:5353"},
 			Stubs:     []Stub{{"old.example", []string{"192.0.2.9"}}, {"corp.example", []string{"10.1.1.1", "10.1.1.2:5300"}}, {"eu.example", []string{"10.1.1.1", "10.1.1.2:5300"}}},
 			HostsFile: "/etc/extra", Hosts: "10.0.0.1 db.example\n10.0.0.2 web.example\n", ServeStale: "2h", LogQueries: true},
 			"2:(common) 6:import 7:log 11:ttl 14:rewrite 15:kubernetes 16:endpoint_pod_names 19:forward 21:forward 22:max_concurrent 25:success 29:lab.example:5353 32:tls://x.example 35:forward"},
 		{"only a stub", "corp.example { forward . 10.1.1.1\n}", Settings{Stubs: []Stub{{"corp.example", []string{"10.1.1.1"}}}, NotForward: true}, ""},
+		{"the block's zone", "corp.local in-addr.arpa:53 {\nkubernetes\n}\n. {\n kubernetes\n}", Settings{Domain: "corp.local", TTL: 5, Pods: "disabled", Endpoints: "all", NotForward: true}, "5:kubernetes"},
 		{"nothing", "# nothing", Settings{NotForward: true}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ type Settings struct {
 	Domain      string   // the cluster's zone
 	TTL         int      // of the cluster's records in seconds, 0 is none given
 	Pods        string   // disabled, insecure, verified
+	Endpoints   string   // "all": Services whose endpoints have names, as in CoreDNS
 	Upstreams   []string // addresses, or one path of a resolv.conf
 	Stubs       []Stub
 	Hosts       string // lines of hosts(5)
@@ -112,7 +113,7 @@ func (s *Settings) plugin(d Directive, zones []string) {
 	root := slices.Contains(zones, ".")
 	switch d.Name {
 	case "kubernetes":
-		s.kubernetes(d)
+		s.kubernetes(d, zones)
 	case "forward", "proxy":
 		s.forward(d, zones, root)
 	case "cache":
@@ -142,11 +143,19 @@ func first(l []string, otherwise string) string {
 	return otherwise
 }
 
-func (s *Settings) kubernetes(d Directive) {
-	for i, z := range d.Args {
+// kubernetes takes the settings of the cluster's zone, which where none is given
+// is the server block's. What is not set is as CoreDNS has it.
+func (s *Settings) kubernetes(d Directive, zones []string) {
+	s.Endpoints, s.Pods, s.TTL = "all", "disabled", 5
+	if len(d.Args) > 0 {
+		zones = d.Args
+	}
+	for _, z := range zones {
 		switch z = strings.TrimSuffix(z, "."); {
 		case strings.HasSuffix(z, ".arpa"):
-		case i > 0 && s.Domain != "" && z != s.Domain:
+		case z == "":
+			s.problem(d, "the root is no zone of a cluster")
+		case s.Domain != "" && z != s.Domain:
 			s.problem(d, "one zone of the cluster is served: %s, not %s", s.Domain, z)
 		default:
 			s.Domain = z
