@@ -38,6 +38,7 @@ type sides struct {
 	flows             []*flow
 	loyals            map[string]*loyal // by group
 	disturbed         bool              // by the last step
+	even              [2]evenness
 }
 
 // both runs f for each node at the same time.
@@ -96,6 +97,9 @@ func (s *sides) tally(v volley) error {
 	for i, g := range v.of {
 		for side := range out {
 			g.seen[side][meetingOf(v.shots[i], out[side][i])]++
+			if !g.affinity {
+				s.even[side].add(g.backends, out[side][i].Dst)
+			}
 		}
 		m := meetingOf(v.shots[i], out[1][i])
 		if want := g.expected(s.ours.table, v.shots[i].Source); !want[m.plain()] {

@@ -28,11 +28,12 @@ type Coverage struct {
 	Groups int   // compared
 	Tries  int   // connections made, in each node
 	Sticky map[string]int
+	Even   [2]evenness // kube-proxy's node, Podlane's
 }
 
 // NewCoverage has met nothing.
 func NewCoverage() *Coverage {
-	return &Coverage{Rules: make([]int, len(rules)), Wanted: make([]int, len(Wanted)), Sticky: map[string]int{}}
+	return &Coverage{Rules: make([]int, len(rules)), Wanted: make([]int, len(Wanted)), Sticky: map[string]int{}, Even: [2]evenness{{}, {}}}
 }
 
 // count takes down what groups were about.
@@ -83,6 +84,7 @@ func (c *Coverage) Table() string {
 	for i, w := range Wanted {
 		fmt.Fprintf(&b, "%8d  %s\n", c.Wanted[i], w.Name)
 	}
+	fmt.Fprintf(&b, "how often each of n endpoints was met, and chi-square in standard deviations:\nkube-proxy:%v\nPodlane:   %v\n", c.Even[0], c.Even[1])
 	return b.String()
 }
 

@@ -62,6 +62,11 @@ func TestHistories(t *testing.T) {
 		}
 	}
 	t.Logf("%d histories, %d with mismatches, in %v\n%s", *histories, bad, time.Since(start).Round(time.Second), c.Table())
+	for n, sigmas := range c.Even[1].sigmas() {
+		if sigmas > 6 {
+			t.Errorf("of %d endpoints some are more likely than others: %v", n, c.Even[1][n])
+		}
+	}
 	if *histories >= forCoverage {
 		for _, r := range c.Rare() {
 			t.Errorf("met too seldom: %s", r)

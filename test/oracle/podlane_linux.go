@@ -1,8 +1,10 @@
 package oracle
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
@@ -90,6 +92,23 @@ func (p *podlane) sync() error {
 		return err
 	}
 	return p.applier.Tidy()
+}
+
+// finish looks at what the kernel has at the end of a history: it is what it is
+// believed to be, and nft can list it.
+func (p *podlane) finish() error {
+	if err := p.applier.Audit(p.table, p.pods); err != nil {
+		return err
+	}
+	if p.applier.Doubtful() {
+		return errors.New("the audit finds that the kernel has other rules than are believed")
+	}
+	return p.Do(func() error {
+		if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err != nil {
+			return fmt.Errorf("nft list ruleset: %w: %.500s", err, out)
+		}
+		return nil
+	})
 }
 
 func sameTable(a, b *proxy.Table) bool {

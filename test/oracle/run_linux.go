@@ -22,7 +22,12 @@ func Run(h history.History, c *Coverage) ([]mismatch, error) {
 		return nil, err
 	}
 	defer s.close()
-	defer func() { c.Tries += s.tries }()
+	defer func() {
+		c.Tries += s.tries
+		for side := range s.even {
+			c.Even[side].merge(s.even[side])
+		}
+	}()
 	known := map[string]*corev1.Service{}
 	for i, step := range h.Steps {
 		if err := s.step(step); err != nil {
@@ -44,11 +49,11 @@ func Run(h history.History, c *Coverage) ([]mismatch, error) {
 			return found, nil
 		}
 	}
-	return nil, nil
+	return nil, s.ours.finish()
 }
 
 func newSides(h history.History) (*sides, error) {
-	s := &sides{r: rand.New(rand.NewPCG(h.Seed, 1)), before: history.NewState(), nodePortAddresses: h.NodePortAddresses}
+	s := &sides{r: rand.New(rand.NewPCG(h.Seed, 1)), before: history.NewState(), even: [2]evenness{{}, {}}, nodePortAddresses: h.NodePortAddresses}
 	var worlds [2]*world.World
 	err := both(func(side int) (err error) {
 		worlds[side], err = world.New(world.Config{Pods: history.PodRanges, Addrs: slices.Concat(history.NodeAddrs, history.OtherAddrs)}, side)
