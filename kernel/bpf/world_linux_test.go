@@ -37,15 +37,14 @@ type world struct {
 }
 
 type machine struct {
-	index    int // in nodes and api
-	name     string
-	ns       netns.NsHandle
-	link     *link.Handle
-	fast     *Handle // nil: off
-	pods     []pod
-	off      map[string]fastpath.Reason
-	underlay link.Underlay
-	last     fastpath.State
+	index int // in nodes and api
+	name  string
+	ns    netns.NsHandle
+	link  *link.Handle
+	fast  *Handle // nil: off
+	pods  []pod
+	off   map[string]fastpath.Reason
+	last  fastpath.State
 }
 
 type pod struct {
