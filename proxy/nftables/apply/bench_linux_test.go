@@ -126,6 +126,33 @@ func BenchmarkOneEndpoint(b *testing.B) {
 	}
 }
 
+// BenchmarkChurn changes one Service of a hundred at a time, as one Table: what a
+// second of churn costs.
+func BenchmarkChurn(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			tb := many(n)
+			nettest.New(b)
+			ap := New(dialBench(b), nft.IPv4)
+			apply(b, ap, tb, nil)
+			for i := 0; b.Loop(); i++ {
+				set := map[cluster.Key]*proxy.Entry{}
+				for j := range n / 100 {
+					s := (i/2*n/100 + j) % n
+					k := cluster.Key{Namespace: fmt.Sprint("team-", s%100), Name: fmt.Sprint("service-", s)}
+					e := *tb.Services.Get(k)
+					e.Ports = slices.Clone(e.Ports)
+					e.Ports[0].Endpoints[0].Cluster = e.Ports[0].Endpoints[0].Cluster[:10-(i+1)%2]
+					set[k] = &e
+				}
+				tb = &proxy.Table{Services: tb.Services.With(set)}
+				apply(b, ap, tb, nil)
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n/100), "µs/Service")
+		})
+	}
+}
+
 func dialBench(b *testing.B) *nft.Conn {
 	b.Helper()
 	c, err := nft.Dial(0)
