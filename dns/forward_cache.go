@@ -132,7 +132,7 @@ func (s *stored) age(b []byte, now time.Time) {
 const (
 	cacheShards = 16
 	// entryCost is roughly what an entry takes beside its message and name.
-	entryCost = 320
+	entryCost = 360
 )
 
 // cache keeps answers from outside, the least used of which go first when it is
