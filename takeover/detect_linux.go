@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ func Detect(ctx context.Context) (Evidence, error) {
 		e.IPVS, e.Rules = true, append(e.Rules, "device "+ipvsDev+" of IPVS mode")
 	}
 	slices.Sort(e.Rules)
-	e.Answers = answers(ctx)
+	e.Answers, e.Processes = answers(ctx), processes("kube-proxy")
 	return e, errors.Join(errs...)
 }
 
@@ -70,6 +71,27 @@ func nftablesRules() ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// processes finds those of a name in the calling thread's network namespace. In a
+// container without the host's processes it finds none.
+func processes(name string) []string {
+	here, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil
+	}
+	var found []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
+	for _, dir := range dirs {
+		comm, err := os.ReadFile(dir + "/comm")
+		if err != nil || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		if ns, err := os.Readlink(dir + "/ns/net"); err == nil && ns == here {
+			found = append(found, "process "+filepath.Base(dir))
+		}
+	}
+	return found
 }
 
 // answers asks the ports of kube-proxy. Our own answers carry our name; another

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/internal/nettest"
@@ -129,5 +132,45 @@ func TestDetect_ports(t *testing.T) {
 	cancel()
 	if _, err := Detect(ctx); err != nil {
 		t.Errorf("given up: %v", err)
+	}
+}
+
+// TestDetect_process: kube-proxy may answer on other ports than its own.
+func TestDetect_process(t *testing.T) {
+	nettest.New(t)
+	path := filepath.Join(t.TempDir(), "kube-proxy")
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip(err)
+	}
+	data, err := os.ReadFile(sleep)
+	if err == nil {
+		err = os.WriteFile(path, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "60")
+	if err := cmd.Start(); err != nil {
+		t.Skip(err) // a folder that runs no programs, or a program that goes by its name
+	}
+	for range 50 { // the name is that of the fork's parent at first
+		if e := detect(t); e.Runs() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if e := detect(t); fmt.Sprint(e.Processes) != fmt.Sprintf("[process %d]", cmd.Process.Pid) || !e.Runs() {
+		t.Errorf("found %s", e)
+	}
+	nettest.Do(t, nettest.Make(t), func() {
+		if e := detect(t); e.Any() {
+			t.Errorf("from another namespace: %s", e)
+		}
+	})
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if e := detect(t); e.Any() {
+		t.Errorf("once it has ended: %s", e)
 	}
 }

@@ -35,6 +35,9 @@ type Evidence struct {
 	Rules []string `json:"rules,omitempty"`
 	// Answers are its ports that answer: "127.0.0.1:10249 (mode nftables)", ...
 	Answers []string `json:"answers,omitempty"`
+	// Processes are its processes in this network namespace, where this process may
+	// see them: "process 4711".
+	Processes []string `json:"processes,omitempty"`
 	// IPVS says that it has its IPVS mode's device, whose rules we cannot remove.
 	IPVS bool `json:"ipvs,omitempty"`
 }
@@ -43,15 +46,18 @@ type Evidence struct {
 func (e Evidence) Any() bool { return len(e.Rules) > 0 || e.Runs() }
 
 // Runs says that it is running, not only what it left.
-func (e Evidence) Runs() bool { return len(e.Answers) > 0 }
+func (e Evidence) Runs() bool { return len(e.Answers)+len(e.Processes) > 0 }
 
 func (e Evidence) String() string {
 	var parts []string
 	if len(e.Rules) > 0 {
 		parts = append(parts, strings.Join(e.Rules, ", "))
 	}
-	if e.Runs() {
+	if len(e.Answers) > 0 {
 		parts = append(parts, "answers on "+strings.Join(e.Answers, ", "))
+	}
+	if len(e.Processes) > 0 {
+		parts = append(parts, "runs as "+strings.Join(e.Processes, ", "))
 	}
 	if len(parts) == 0 {
 		return "nothing of kube-proxy"
