@@ -30,13 +30,15 @@ func (a *Agent) examine(r *cni.Request) {
 		return
 	}
 	facts := observe.FromRecord(a.config.Node, a.plan.Underlay, a.plan.Overlay, a.pods.Allocations())
-	go func(p *plan.Plan) { r.Reply(examination(p, *facts)) }(a.plan)
+	fast := a.fast.status(nil)
+	go func(p *plan.Plan) { r.Reply(examination(p, *facts, fast)) }(a.plan)
 }
 
-func examination(p *plan.Plan, facts observe.Facts) shim.Reply {
+func examination(p *plan.Plan, facts observe.Facts, fast FastPathStatus) shim.Reply {
 	exam, err := observe.ExaminePlan(p, facts)
 	var result []byte
 	if err == nil {
+		exam.FastPath, exam.FastPathOff = fast.On, fast.Why
 		result, err = json.Marshal(Examination{exam, doctor.Cluster(p)})
 	}
 	if err != nil {

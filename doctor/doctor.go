@@ -51,7 +51,7 @@ type Check struct {
 // Checks are all checks, by id.
 func Checks() []Check {
 	var all []Check
-	for _, group := range [][]Check{agentChecks, stateChecks, foreignChecks, hostChecks, clusterChecks, meshChecks, preflightChecks} {
+	for _, group := range [][]Check{agentChecks, stateChecks, foreignChecks, hostChecks, fastPathChecks, clusterChecks, meshChecks, preflightChecks} {
 		all = append(all, group...)
 	}
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })

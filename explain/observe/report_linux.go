@@ -33,7 +33,9 @@ type Report struct {
 	Agent string `json:"agent"` // what is wrong with the agent, or empty
 	// FastPath says that packets between pods pass the node's packet filter by, so
 	// that neither conntrack nor nftrace sees them there.
-	FastPath    bool         `json:"fast_path"`
+	FastPath bool `json:"fast_path"`
+	// FastPathOff is why it is off; "" where it is on, or that is not known.
+	FastPathOff string       `json:"fast_path_off,omitempty"`
 	Differences []Difference `json:"differences"`
 	Foreign     []Foreign    `json:"foreign"`
 	Problems    []string     `json:"problems,omitempty"` // what could not be looked at
@@ -101,11 +103,12 @@ func (r *Report) askAgent(socket string) {
 	}
 	var status struct {
 		FastPath struct {
-			On bool `json:"on"`
+			On  bool   `json:"on"`
+			Why string `json:"why"`
 		} `json:"fastPath"`
 	}
 	r.note(json.Unmarshal(reply.Result, &status))
-	r.FastPath = status.FastPath.On
+	r.FastPath, r.FastPathOff = status.FastPath.On, status.FastPath.Why
 }
 
 // Decision is what the kernel's routing, with all rules and tables of whoever,

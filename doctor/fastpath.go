@@ -1,0 +1,34 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/podlane/podlane/explain/observe"
+)
+
+var fastPathChecks = []Check{
+	{ID: "PL-031", Title: "another packet filter does not see packets on the fast path", Node: unseen},
+	{ID: "PL-032", Title: "the fast path is off", Node: func(e *observe.Exam) []Finding {
+		if e.FastPathOff == "" || strings.HasPrefix(e.FastPathOff, "off by ") {
+			return nil
+		}
+		return one(Info, "nothing has to be done: the normal path is complete; docs/fast-path.md says what the fast path needs", "%s", e.FastPathOff)
+	}},
+}
+
+// unseen finds rules of others that drop in the forward hook, where packets of the
+// fast path do not come by.
+func unseen(e *observe.Exam) []Finding {
+	if !e.FastPath {
+		return nil
+	}
+	var list []Finding
+	for _, f := range e.Foreign {
+		if f.Hook == "forward" && f.Handle != 0 {
+			list = append(list, Finding{Severity: Warn, Evidence: f.String(), Mend: fmt.Sprintf(
+				"if the rule is meant for packets between pods: podlane agent --fast-path off, or the annotation podlane.dev/fast-path: \"off\" on the pods that it is for (nft list chain %s %s)", f.Table, f.Chain)})
+		}
+	}
+	return list
+}
