@@ -52,12 +52,7 @@ The image is podlane's own. Exit status 3: there is no result, or it must not be
 				fmt.Fprint(cmd.OutOrStdout(), text)
 				return nil
 			}
-			o.ID = kube.NewID()
-			stop, err := guardRun(o)
-			if err != nil {
-				return &exitError{statusInvalid, err}
-			}
-			defer stop()
+			o.Guard = func(id string) (func(), error) { return guardRun(o, id) }
 			e, err := kube.Run(cmd.Context(), o)
 			return p.finish(cmd, e, err)
 		},
@@ -125,10 +120,10 @@ func newPerfKeeper() *cobra.Command {
 }
 
 // guardRun starts the process that cleans up after this one should it be killed before there is a keeper.
-func guardRun(o kube.Options) (stop func(), err error) {
+func guardRun(o kube.Options, id string) (stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return rig.StartGuard([]string{self, "perf", "guard", "--run", o.ID, "--kubeconfig", o.Kubeconfig, "--context", o.Context})
+	return rig.StartGuard([]string{self, "perf", "guard", "--run", id, "--kubeconfig", o.Kubeconfig, "--context", o.Context})
 }

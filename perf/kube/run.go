@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -43,13 +42,13 @@ type Options struct {
 	Further    []string
 	IPv6       bool
 	Timeout    time.Duration // for the pods to be ready; 0 means 2 minutes
-	ID         string        // of the run, from NewID; "" means a new one
-	Config     perf.Config
-	Progress   func(string)
+	// Guard, where there is one, is called with the run's id before anything is made; what it gives is
+	// called when everything is gone again. Between the two, something outside of this process should
+	// watch over it, for the moment before there is a keeper.
+	Guard    func(id string) (stop func(), err error)
+	Config   perf.Config
+	Progress func(string)
 }
-
-// NewID makes a run's id, part of its namespaces' names.
-func NewID() string { return strings.ToLower(rand.Text()[:8]) }
 
 // margin is how long a run's objects may outlive its budget before anybody may take them away.
 const margin = 10 * time.Minute
@@ -66,7 +65,7 @@ func (o Options) plan() (plan, error) {
 	lifetime := o.Config.Budget + margin
 	return plan{
 		lifetime: lifetime,
-		id:       cmp.Or(o.ID, NewID()), hostPort: 20000 + 4*mathrand.IntN(2000), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
+		id:       strings.ToLower(rand.Text()[:8]), hostPort: 20000 + 4*mathrand.IntN(2000), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
 		ipv6: o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
 	}, nil
 }
@@ -117,6 +116,13 @@ func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
 	}
 	if err := a.cleanup(ctx, "", o.Progress); err != nil { // only what is over
 		o.Progress("cannot look for what earlier runs left: " + err.Error())
+	}
+	if o.Guard != nil {
+		stop, err := o.Guard(p.id)
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
 	}
 	r := &run{api: a, plan: p, Options: o}
 	defer func() { err = errors.Join(err, r.end()) }()
