@@ -12,60 +12,82 @@ import (
 // a Diff, but a second later: packets may be on their way to such a chain, and
 // kernels before 6.2 release the use of a chain late.
 func Tidy(a *Applied, emit Emit) (*Applied, error) {
-	d := &differ{emit: emit, tx: &nft.Tx{}}
 	next := *a
 	next.chains = maps.Clone(a.chains)
-	var unused []string
-	for _, n := range slices.Sorted(maps.Keys(a.chains)) {
-		if a.uses[n] == 0 {
-			d.tx.DeleteElements(a.rules.chainsOf(n), nft.Element{Key: n.mark()})
-			unused = append(unused, n.chain())
-			delete(next.chains, n)
+	t := tidier{differ: differ{emit: emit, tx: &nft.Tx{}, rules: a.rules, old: a, next: &next},
+		specials: map[cluster.Key]*specialChain{}, ends: map[cluster.Key]*endChain{}}
+	t.numbers()
+	t.flush()
+	t.chains()
+	t.lastEnds()
+	t.flush()
+	next.specials, next.ends = a.specials.With(t.specials), a.ends.With(t.ends)
+	return &next, t.err
+}
+
+// tidier is one run of Tidy.
+type tidier struct {
+	differ
+	unused   []string
+	specials map[cluster.Key]*specialChain // nil: gone
+	ends     map[cluster.Key]*endChain
+}
+
+// numbers deletes the numbers by which chains are found.
+func (t *tidier) numbers() {
+	for _, n := range slices.Sorted(maps.Keys(t.old.chains)) {
+		if t.old.uses[n] == 0 {
+			t.tx.DeleteElements(t.rules.chainsOf(n), nft.Element{Key: n.mark()})
+			t.unused = append(t.unused, n.chain())
+			delete(t.next.chains, n)
 		}
 	}
-	specials, ends := map[cluster.Key]*specialChain{}, map[cluster.Key]*endChain{}
-	for _, k := range a.specials.Keys() {
-		s := a.specials.Get(k)
+	for _, k := range t.old.specials.Keys() {
+		s := t.old.specials.Get(k)
 		if s.uses > 0 {
 			continue
 		}
 		if s.number != 0 {
-			d.tx.DeleteElements(a.rules.Chains, nft.Element{Key: s.number.mark()})
+			t.tx.DeleteElements(t.rules.Chains, nft.Element{Key: s.number.mark()})
 		}
-		unused = append(unused, k.Name)
-		specials[k] = nil
-		a.leave(s, ends)
+		t.unused = append(t.unused, k.Name)
+		t.specials[k] = nil
+		t.leave(s)
 	}
-	d.flush()
-	for _, name := range inOrderOfUse(unused) {
-		d.tx.DeleteChain(a.rules.chain(name))
-		d.cut()
-	}
-	for _, k := range a.ends.Keys() {
-		e := a.ends.Get(k)
-		if of, ok := ends[k]; ok {
-			e = of
-		}
-		if e.chains == 0 {
-			d.tx.DeleteChain(a.rules.chain(endPrefix + k.Name))
-			d.tx.DeleteSet(a.rules.endSet(k.Name, 0))
-			ends[k] = nil
-			d.cut()
-		}
-	}
-	d.flush()
-	next.specials, next.ends = a.specials.With(specials), a.ends.With(ends)
-	return &next, d.err
 }
 
 // leave counts that a special chain no longer leads to its endpoints.
-func (a *Applied) leave(s *specialChain, ends map[cluster.Key]*endChain) {
+func (t *tidier) leave(s *specialChain) {
 	for _, id := range s.ends {
 		k := cluster.Key{Name: id}
-		if ends[k] == nil {
-			e := *a.ends.Get(k)
-			ends[k] = &e
+		if t.ends[k] == nil {
+			e := *t.old.ends.Get(k)
+			t.ends[k] = &e
 		}
-		ends[k].chains--
+		t.ends[k].chains--
+	}
+}
+
+// chains deletes the chains.
+func (t *tidier) chains() {
+	for _, name := range inOrderOfUse(t.unused) {
+		t.tx.DeleteChain(t.rules.chain(name))
+		t.cut()
+	}
+}
+
+// lastEnds deletes what is of endpoints to which no chain leads any more.
+func (t *tidier) lastEnds() {
+	for _, k := range t.old.ends.Keys() {
+		e := t.old.ends.Get(k)
+		if of, ok := t.ends[k]; ok {
+			e = of
+		}
+		if e.chains == 0 {
+			t.tx.DeleteChain(t.rules.chain(endPrefix + k.Name))
+			t.tx.DeleteSet(t.rules.endSet(k.Name, 0))
+			t.ends[k] = nil
+			t.cut()
+		}
 	}
 }
