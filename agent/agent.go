@@ -214,7 +214,7 @@ func (a *Agent) apply() error {
 	}
 	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
 		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
-	a.fast.apply(a.plan, &a.links, a.pods.Allocations())
+	a.fast.apply(a.plan, &a.links, a.normalPods())
 	if err == nil {
 		a.applied = a.snapshot.Version
 	}

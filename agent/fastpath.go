@@ -82,11 +82,10 @@ func (f *fast) close() {
 
 // apply brings the maps to what the Plan says, after its links. It is cheap when
 // nothing changed.
-func (f *fast) apply(p *plan.Plan, l *links, allocations []cni.Allocation) {
+func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
 	if f.handle == nil {
 		return
 	}
-	off := normalPods(p.Snapshot, allocations)
 	if f.err == nil && f.link == p.Link && f.doubts == l.doubts && maps.Equal(f.off, off) {
 		return
 	}
@@ -119,12 +118,29 @@ func (f *fast) report(err error) {
 }
 
 // normalPods gives the host ends of the pods that are not to take the fast path.
-func normalPods(s *cluster.Snapshot, allocations []cni.Allocation) map[string]fastpath.Reason {
+func (a *Agent) normalPods() map[string]fastpath.Reason {
+	if a.fast.handle == nil {
+		return nil
+	}
+	policed := map[string]bool{}
+	if a.config.Policies != nil {
+		for _, k := range a.config.Policies.All() {
+			policed[k.Namespace] = true
+		}
+	}
+	return normalPods(a.snapshot, a.pods.Allocations(), policed)
+}
+
+// normalPods takes the namespaces that have NetworkPolicies, policed.
+func normalPods(s *cluster.Snapshot, allocations []cni.Allocation, policed map[string]bool) map[string]fastpath.Reason {
 	off := map[string]fastpath.Reason{}
 	for _, al := range allocations {
 		pod := s.Pods.Get(cluster.Key{Namespace: al.Namespace, Name: al.Pod})
-		if pod != nil && pod.NormalPath != "" {
+		switch {
+		case pod != nil && pod.NormalPath != "":
 			off[al.Link] = fastpath.Reason(pod.NormalPath)
+		case policed[al.Namespace]:
+			off[al.Link] = fastpath.Policy
 		}
 	}
 	return off

@@ -17,7 +17,10 @@ type Reason string
 
 // The reasons.
 const (
-	OptOut    Reason = "opt-out"   // the pod's annotation says so
+	OptOut Reason = "opt-out" // the pod's annotation says so
+	// Policy: there is a NetworkPolicy in the pod's namespace. Podlane enforces none,
+	// and who does would not see packets on the fast path.
+	Policy    Reason = "policy"
 	Bandwidth Reason = "bandwidth" // the pod has a bandwidth limit, by annotation
 	// Shaped is a device with a queueing discipline or a classifier of someone
 	// else's, which a shortcut would pass by: the bandwidth plugin, a capture.
