@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,8 @@ type serving struct {
 	last    time.Time // the runtime was told
 	turn    atomic.Int64
 	unready atomic.Pointer[string] // why; nil: ready
+	// leftovers of other networks, of the time when the runtime was last told.
+	leftovers []string
 }
 
 func newServing(c Config) *serving {
@@ -59,8 +62,24 @@ func (a *Agent) settled(err error) {
 			return
 		}
 		s.last = time.Now()
+		a.lookForOthers()
 	}
 	s.unready.Store(nil)
+}
+
+// lookForOthers says what other networks left, when that changes.
+func (a *Agent) lookForOthers() {
+	s := a.serving
+	if s.runtime.ConfDir == "" {
+		return
+	}
+	now := s.runtime.Leftovers()
+	if !slices.Equal(now, s.leftovers) {
+		for _, text := range now {
+			a.log.Warn("left by another network", "what", text)
+		}
+	}
+	s.leftovers = now
 }
 
 // probes answers the kubelet: /healthz whether the loop turns, /readyz whether the

@@ -82,6 +82,9 @@ func (a *Agent) allProblems() []cluster.Problem {
 	ps := append([]cluster.Problem{}, a.plan.Problems...)
 	ps = append(ps, a.services.problems()...)
 	ps = append(ps, a.unenforced()...)
+	for _, text := range a.serving.leftovers {
+		ps = append(ps, cluster.Problem{Kind: "node", Key: cluster.Key{Name: a.config.Node}, Err: "left by another network: " + text})
+	}
 	ps = append(ps, a.operations.problems()...)
 	return append(ps, a.snapshot.Problems()...)
 }

@@ -67,6 +67,9 @@ func TestServe(t *testing.T) {
 	if before, after := r.Others(); !slices.Equal(before, []string{"00-other.conflist"}) || !slices.Equal(after, []string{"10-other.conf"}) {
 		t.Error(before, after)
 	}
+	if found := r.Leftovers(); len(found) < 2 || !strings.Contains(found[0], "00-other.conflist: it sorts before ours") || !strings.Contains(found[1], "10-other.conf") {
+		t.Errorf("leftovers %q", found)
+	}
 	for range 2 {
 		if err := r.Remove(); err != nil {
 			t.Fatal(err)
@@ -77,6 +80,18 @@ func TestServe(t *testing.T) {
 	}
 	if got := names(t, r.ConfDir); len(got) != 3 {
 		t.Errorf("left: %v, want what was others'", got)
+	}
+}
+
+// TestLeftovers names a link of another network while it is there.
+func TestLeftovers(t *testing.T) {
+	nettest.New(t)
+	if found := runtime(t).Leftovers(); len(found) != 0 {
+		t.Errorf("on an empty node: %q", found)
+	}
+	nettest.Run(t, "ip", "link", "add", "cni0", "type", "bridge")
+	if found := runtime(t).Leftovers(); len(found) != 1 || !strings.Contains(found[0], "ip link delete cni0") {
+		t.Errorf("%q", found)
 	}
 }
 
