@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 need := $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: build demo image e2e test lint bench bench-dns bench-proxy test-kubeproxy help check-go
+.PHONY: build docs demo image e2e test lint bench bench-dns bench-proxy test-kubeproxy help check-go
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -71,3 +71,6 @@ oracle: check-go ## the service proxy against kube-proxy's, packet by packet, an
 	cd test/oracle && $(GO) test ./packet ./world ./history && \
 	$(GO) test -count=1 -timeout 60m -v -run 'Histories|Upstream|Replay|Wanted|Timeout' . -histories $(HISTORIES) -seed $(SEED) | grep -v '^=== ' && exit $${PIPESTATUS[0]}
 	cd test/oracle && $(GO) test -count=1 -timeout 30m -v -tags oraclefault -run Faults . -histories 100 -seed $(SEED) | grep -v '^=== ' && exit $${PIPESTATUS[0]}
+
+docs: build ## docs/packet-path*.md anew, with the output of its commands (go run ./internal/regen)
+	$(GO) run ./internal/regen docs/packet-path.md docs/packet-path.zh-CN.md

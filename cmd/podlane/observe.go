@@ -22,7 +22,7 @@ import (
 func newObserve() *cobra.Command {
 	cmd := &cobra.Command{Use: "observe", Hidden: true, Short: "Look at this namespace for `podlane explain --verify` and `podlane doctor`", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters(), newObserveExam(), newObserveFeatures(), newObserveFlows())
+	cmd.AddCommand(newObserveNode(), newObserveTrace(), newObserveProbe(), newObserveRoute(), newObservePort(), newObserveCounters(), newObserveExam(), newObserveFeatures(), newObserveFlows(), newObserveTracing())
 	return cmd
 }
 
@@ -184,4 +184,22 @@ func newObserveFlows() *cobra.Command {
 		}
 		return printJSON(cmd.OutOrStdout(), flows)
 	}}
+}
+
+// newObserveTracing waits for a trace of another process.
+func newObserveTracing() *cobra.Command {
+	var port uint16
+	var v6 bool
+	cmd := &cobra.Command{Use: "tracing", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second)
+		defer cancel()
+		is, err := observe.Tracing(ctx, port, v6)
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd.OutOrStdout(), is)
+	}}
+	cmd.Flags().Uint16Var(&port, "port", 0, "the client's port")
+	cmd.Flags().BoolVarP(&v6, "ipv6", "6", false, "IPv6")
+	return cmd
 }

@@ -38,7 +38,7 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 	for i, n := range nodes {
 		wait.Go(func() { traces[i], errs[i] = c.trace(tctx, n, a, port, v.Answer.Target.Addr(), done) })
 	}
-	time.Sleep(c.settle())
+	c.awaitTraces(ctx, nodes, port, v.Answer.Target.Addr().Is6())
 	v.Probe = &observe.ProbeResult{}
 	err := c.observe(ctx, target, v.Probe, "probe", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)),
 		"--timeout", probeTimeout.String(), probeTo(v.Answer))
@@ -63,8 +63,22 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 	return nil
 }
 
-// settle is how long the tracers may take to start.
-func (c *Cluster) settle() time.Duration { return 250 * time.Millisecond }
+// awaitTraces waits until the nodes trace. Where one does not, the probe goes all
+// the same, and less is known.
+func (c *Cluster) awaitTraces(ctx context.Context, nodes []string, port uint16, v6 bool) {
+	args := []string{"tracing", "--port", strconv.Itoa(int(port))}
+	if v6 {
+		args = append(args, "-6")
+	}
+	var wait sync.WaitGroup
+	for _, n := range nodes {
+		wait.Go(func() {
+			var is bool
+			_ = c.observe(ctx, "node/"+n, &is, args...)
+		})
+	}
+	wait.Wait()
+}
 
 // probeTo is what the prober is told: the name, where the question was one.
 func probeTo(a *explain.Answer) string {
@@ -89,7 +103,7 @@ func (c *Cluster) trace(ctx context.Context, node string, a explain.Access, port
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var s observe.Sighting
-	args := []string{"trace", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)), "--timeout", (probeTimeout + time.Second).String()}
+	args := []string{"trace", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)), "--timeout", (probeTimeout + 5*time.Second).String()}
 	if to.Is6() {
 		args = append(args, "-6")
 	}

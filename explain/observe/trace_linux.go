@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/google/nftables"
@@ -89,7 +88,7 @@ func StartTrace(protocol cluster.Protocol, port uint16, v6 bool) (*Tracer, error
 		family = nftables.TableFamilyIPv6
 	}
 	t := &Tracer{conn: conn, events: events, Port: port, Protocol: protocol, V6: v6,
-		table: conn.AddTable(&nftables.Table{Family: family, Name: fmt.Sprintf("podlane-trace-%d", os.Getpid())})}
+		table: conn.AddTable(&nftables.Table{Family: family, Name: traceName(port)})}
 	for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
 		priority := nftables.ChainPriority(-350)
 		chain := conn.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority})
@@ -102,6 +101,37 @@ func StartTrace(protocol cluster.Protocol, port uint16, v6 bool) (*Tracer, error
 		return nil, fmt.Errorf("trace: %w", err)
 	}
 	return t, nil
+}
+
+func traceName(port uint16) string { return fmt.Sprintf("podlane-trace-%d", port) }
+
+// Tracing waits until a Tracer of that port is at work in the calling thread's
+// network namespace, and gives false where none is in time.
+func Tracing(ctx context.Context, port uint16, v6 bool) (bool, error) {
+	family := nftables.TableFamilyIPv4
+	if v6 {
+		family = nftables.TableFamilyIPv6
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return false, err
+	}
+	for {
+		tables, err := conn.ListTablesOfFamily(family)
+		if err != nil {
+			return false, err
+		}
+		for _, t := range tables {
+			if t.Name == traceName(port) {
+				return true, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func (t *Tracer) match(offset uint32) []expr.Any {
