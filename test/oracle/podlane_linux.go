@@ -86,7 +86,7 @@ func (p *podlane) sync() error {
 	p.table = proxy.Compile(p.table, p.snapshot, now, p.config)
 	p.snapshot = now
 	if whole := proxy.CompileAll(now, p.config); !sameTable(p.table, whole) {
-		return fmt.Errorf("Compile and CompileAll do not agree")
+		return errors.New("proxy.Compile and CompileAll do not agree")
 	}
 	if err := p.applier.Apply(p.table, p.pods); err != nil {
 		return err

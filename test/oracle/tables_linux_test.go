@@ -40,7 +40,8 @@ func TestUpstreamTables(t *testing.T) {
 	}
 	packets, skipped := 0, map[string]int{}
 	for _, table := range all {
-		t.Run(fmt.Sprintf("%s:%s", table.Test, strings.TrimSpace(table.Line)), func(t *testing.T) {
+		line := strings.Trim(table.Line[strings.LastIndexByte(table.Line, ':')+1:], ") ")
+		t.Run(fmt.Sprintf("%s, line %s", table.Test, line), func(t *testing.T) {
 			switch {
 			case table.MasqueradeAll:
 				skipped[masqAll] += len(table.Packets)
