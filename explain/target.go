@@ -239,7 +239,23 @@ func (w *World) source(q *question, enter string) error {
 	if w.Snapshot.Nodes.Get(cluster.Key{Name: q.from.Node}) == nil {
 		return notFound("no node %s (there are: %s)", q.from.Node, strings.Join(w.nodeNames(), ", "))
 	}
+	w.nearest(q)
 	return nil
+}
+
+// nearest takes, of several addresses outside, the one on the segment of the node
+// at which packets come in.
+func (w *World) nearest(q *question) {
+	p := w.plan(q.from.Node)
+	if p == nil {
+		return
+	}
+	for _, a := range q.from.Addrs {
+		if slices.ContainsFunc(p.Underlay.Addrs, func(u netip.Prefix) bool { return u.Contains(a) }) && a.Is6() == q.addr.Is6() {
+			q.from.Addr = a
+			return
+		}
+	}
 }
 
 func family(v6 bool) string {

@@ -6,12 +6,12 @@
 package live
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -160,16 +160,11 @@ func (c *Cluster) compile(node string) *plan.Plan {
 // each segment of the nodes' it has the one that ends in 254 (fe).
 func (c *Cluster) outside() []netip.Addr {
 	var list []netip.Addr
-	for _, v6 := range []bool{false, true} {
-		var first netip.Addr
-		for _, n := range c.Snapshot.Nodes.All() {
-			a := n.Address(v6)
-			if a.IsValid() && (!first.IsValid() || cmp.Compare(a.String(), first.String()) < 0) {
-				first = a
+	for _, k := range c.Snapshot.Nodes.Keys() {
+		for _, a := range c.Snapshot.Nodes.Get(k).Addresses {
+			if o := lab.Outside(a); !slices.Contains(list, o) {
+				list = append(list, o)
 			}
-		}
-		if first.IsValid() {
-			list = append(list, lab.Outside(first))
 		}
 	}
 	return list
