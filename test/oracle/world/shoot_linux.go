@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,8 @@ const (
 	burst    = 64              // packets between two readings
 	patience = 5 * time.Second // for what must come
 	settle   = time.Millisecond
+
+	firstCookie = 1 << 16 // no port or length, for those who read packets
 )
 
 // batch is what is under way.
@@ -176,28 +179,43 @@ func (w *World) note(at Place, s packet.Seen) {
 	*o = Outcome{At: at, Src: s.Src, Dst: s.Dst, Changed: s.Src.Addr() != w.shots[i].Source}
 }
 
-// sentinels waits until packets sent after all others came through, on all ways.
-func (w *World) sentinels() error {
-	kept := w.batch
-	outside, own := UplinkWire[0].Addr(), PodWire[0].Addr()
-	far := netip.MustParseAddrPort("198.18.3.1:9")
-	sent := []Shot{
-		{From: Pods, Source: netip.MustParseAddr("198.18.4.1"), Protocol: cluster.UDP, To: far},
-		{From: Uplink, Source: netip.MustParseAddr("198.18.4.1"), Protocol: cluster.UDP, To: netip.AddrPortFrom(own, 9)},
-		{From: Node, Source: outside, Protocol: cluster.UDP, To: netip.AddrPortFrom(own, 9)},
+// await waits until the wires carry packets: the kernel drops what is sent on a new
+// link for a while, which is longer on a busy machine.
+func (w *World) await() error {
+	var err error
+	for start := time.Now(); time.Since(start) < patience; {
+		w.begin(nil)
+		if err = w.through(20 * time.Millisecond); err == nil {
+			return nil
+		}
 	}
-	w.begin(sent)
+	return err
+}
+
+// sentinels waits until packets sent after all others came through, on all ways.
+func (w *World) sentinels() error { return w.through(patience) }
+
+func (w *World) through(limit time.Duration) error {
+	kept := w.batch
+	from, own := netip.MustParseAddr("198.18.4.1"), netip.AddrPortFrom(PodWire[0].Addr(), 9)
+	far, pod := netip.MustParseAddrPort("198.18.3.1:9"), netip.AddrPortFrom(w.pod, 9)
+	w.begin([]Shot{
+		{From: Pods, Source: from, Protocol: cluster.UDP, To: far},
+		{From: Uplink, Source: from, Protocol: cluster.UDP, To: pod},
+		{From: Uplink, Source: from, Protocol: cluster.UDP, To: own},
+		{From: Node, Source: UplinkWire[0].Addr(), Protocol: cluster.UDP, To: own},
+	})
 	marks := w.batch
-	for i := range sent {
+	for i := range marks.shots {
 		if err := w.shoot(i); err != nil {
 			return err
 		}
 	}
-	for start := time.Now(); time.Since(start) < patience; time.Sleep(settle / 4) {
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(settle / 4) {
 		if err := w.collectBoth(&kept, &marks); err != nil {
 			return err
 		}
-		if !marks.out[0].Lost() && !marks.out[1].Lost() && !marks.out[2].Lost() {
+		if !slices.ContainsFunc(marks.out, Outcome.Lost) {
 			time.Sleep(settle)
 			return w.collectBoth(&kept, &marks)
 		}

@@ -41,13 +41,14 @@ type World struct {
 	calls chan func()
 	ends  []wireEnd // in the order of From
 	node  []rawSocket
-	raw   [2]int // sockets that send from the node, IPv4 and IPv6
+	raw   [2]int     // sockets that send from the node, IPv4 and IPv6
+	pod   netip.Addr // an address behind the pods' wire
 	batch
 }
 
 // New makes a node. cpu pins its work, so that packets come out in order.
 func New(c Config, cpu int) (*World, error) {
-	w := &World{calls: make(chan func()), batch: batch{cookie: 1}}
+	w := &World{calls: make(chan func()), batch: batch{cookie: firstCookie, first: firstCookie}}
 	ready := make(chan error)
 	go w.run(cpu, ready)
 	if err := <-ready; err != nil {
@@ -130,7 +131,14 @@ func (w *World) setUp(c Config) error {
 	if err := w.wire("uplink", UplinkWire, everything); err != nil {
 		return err
 	}
-	return w.openSockets()
+	w.pod = c.Pods[0].Addr()
+	for range 251 {
+		w.pod = w.pod.Next()
+	}
+	if err := w.openSockets(); err != nil {
+		return err
+	}
+	return w.await()
 }
 
 // wire makes a veth without address resolution, whose far end has no address: what
