@@ -92,7 +92,7 @@ func (s *sides) visit(source netip.Addr, gs ...*group) ([2][]netip.AddrPort, err
 	out, err := s.fire(v)
 	for side := range out {
 		for i, o := range out[side] {
-			if m := meetingOf(v.shots[i], o); m.what != "endpoint" {
+			if m := meetingOf(v.shots[i], o); m.what != "endpoint" && !slices.Contains(gs[i].backends, o.Dst) {
 				o = world.Outcome{}
 			}
 			to[side] = append(to[side], o.Dst)

@@ -178,7 +178,11 @@ func (g *group) expected(t *proxy.Table, source netip.Addr) map[string]bool {
 	case proxy.Balance:
 		for _, b := range res.Backends {
 			masquerade, _ := res.MasqueradeTo(b)
-			out[plain("endpoint", b, masquerade)] = true
+			what := "endpoint"
+			if b == g.to {
+				what = "pass" // an endpoint with hostNetwork at the very address and port
+			}
+			out[plain(what, b, masquerade)] = true
 		}
 	}
 	return out
@@ -197,7 +201,7 @@ func (m meeting) plain() string {
 	if m.what == "refused" || m.what == "nothing" {
 		return m.what
 	}
-	return plain(m.what, m.to, m.source.IsValid() && !(m.what == "endpoint" && m.at == world.Node))
+	return plain(m.what, m.to, m.source.IsValid() && m.at != world.Node)
 }
 
 func describe(seen map[meeting]int) string {
