@@ -58,6 +58,7 @@ func TestAffinity(t *testing.T) {
 			s := w.cluster()
 			s.service(func(svc *cluster.Service) { svc.Affinity = seconds }, endpoints...)
 			apply(t, ap, s.table(), w.pods())
+			forgetFlows(t) // a socket may get the port of an earlier one, whose flow leads elsewhere
 		}
 		a, b, r := at(w.a), at(w.b), at(w.r)
 		endpoints := map[string]cluster.Endpoint{"a": a, "b": b, "r": r}
