@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/lab"
 	"github.com/podlane/podlane/lab/control"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
@@ -88,7 +88,7 @@ func runPlan(cmd *cobra.Command, f planFlags) error {
 	}
 	problems = append(append(append(problems, snapshot.Problems()...), p.Problems...), conflicts...)
 	for _, line := range distinctLines(problems) {
-		unread = errors.Join(unread, &lineError{line})
+		unread = lab.JoinLines(unread, &lineError{line})
 	}
 	return unread
 }
