@@ -59,6 +59,7 @@ type Config struct {
 	Policies Policies // nil: not followed
 	Events   bool     // warn by Events
 	FastPath FastPath
+	DNS      cluster.Key // the Service of the cluster's DNS, whose servers are asked; zero: none
 	Log      *slog.Logger
 	Operations
 }
@@ -77,6 +78,7 @@ type Agent struct {
 	serving    *serving
 	leaving    *leaving
 	hostPorts  hostPorts
+	dns        *localDNS
 	snapshot   *cluster.Snapshot // nil before the first sync
 	plan       *plan.Plan        // the last one compiled; nil before the first sync
 
@@ -93,7 +95,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts)
-	a.serving, a.leaving = newServing(c), newLeaving(c.Egress)
+	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -112,6 +114,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return source.Run(ctx) })
 	g.Go(func() error { return a.services.watch(ctx) })
 	g.Go(func() error { return a.operations.run(ctx) })
+	g.Go(func() error { return a.dns.run(ctx) })
 	g.Go(func() error { return a.serving.probes(ctx, c.Probes) })
 	if c.Policies != nil {
 		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
@@ -177,6 +180,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			a.tellPolicies()
 		case first := <-server.Requests():
 			a.answer(server.Batch(first))
+		case a.dns.silent = <-a.dns.prober.Silent:
 		case <-notices:
 			a.links.doubt()
 		case e := <-a.services.notices:
@@ -225,6 +229,8 @@ func (a *Agent) apply() error {
 // compile makes the Plan of the newest Snapshot and the node's own pods.
 func (a *Agent) compile() error {
 	underlay, err := a.links.underlayOf(a.snapshot, a.config.Node)
+	a.dns.follow(a.snapshot, a.config.Node)
+	a.config.Proxy.Silent = a.dns.facts()
 	in := plan.Input{
 		Node: a.config.Node, Overlay: a.config.Overlay, Proxy: a.config.Proxy, Underlay: underlay,
 		Snapshot: a.snapshot, Pods: ownPods(a.pods.Allocations()),

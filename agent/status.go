@@ -30,6 +30,7 @@ type Status struct {
 	// it.
 	Underlay link.Underlay  `json:"underlay"`
 	FastPath FastPathStatus `json:"fastPath"`
+	DNS      *DNSStatus     `json:"dns,omitempty"`
 	// Applied is the version of the cluster's state that the kernel has, where the
 	// source gives one.
 	Applied string `json:"applied,omitempty"`
@@ -61,6 +62,10 @@ func (a *Agent) status() shim.Reply {
 	s.FastPath = a.fast.status(a.pods.Allocations())
 	if a.plan != nil {
 		s.Underlay = a.plan.Underlay
+		if a.dns.service != (cluster.Key{}) {
+			dns := a.dns.status(a.snapshot, a.config.Node)
+			s.DNS = &dns
+		}
 		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()
 		for _, p := range a.allProblems() {
 			s.Problems = append(s.Problems, p.String())

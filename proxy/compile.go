@@ -21,6 +21,27 @@ type Config struct {
 	// NoExternalIPs ignores spec.externalIPs (Kubernetes' feature gate
 	// AllowServiceExternalIPs, turned off).
 	NoExternalIPs bool
+	// Silent is what the agent found out about a Service's endpoints on this node.
+	Silent Silent
+}
+
+// Silent are endpoints of one Service on this node that do not answer, though they
+// may be ready still: new connections go to others, where there are others.
+type Silent struct {
+	Service cluster.Key
+	Addrs   []netip.Addr // sorted
+}
+
+func (s Silent) equal(o Silent) bool {
+	return s.Service == o.Service && slices.Equal(s.Addrs, o.Addrs)
+}
+
+// of gives the addresses of a Service.
+func (s Silent) of(k cluster.Key) []netip.Addr {
+	if s.Service == k {
+		return s.Addrs
+	}
+	return nil
 }
 
 // ParseNodePortAddresses reads Config.NodePortAddresses: "primary", or CIDRs.
@@ -44,6 +65,7 @@ type facts struct {
 	node, zone    string
 	addrs         []netip.Addr // the node's, one a family
 	noExternalIPs bool
+	silent        []netip.Addr // of the Service that is compiled; not compared
 }
 
 func (f facts) equal(o facts) bool {
@@ -60,8 +82,11 @@ func CompileAll(s *cluster.Snapshot, c Config) *Table {
 // what changed between the two Snapshots, not with their size; only a change of
 // the own node's name, zone or addresses costs a walk over all Services.
 func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
-	next := &Table{facts: factsOf(now, c), ServiceCIDRs: prev.ServiceCIDRs, NodePorts: prev.NodePorts}
+	next := &Table{facts: factsOf(now, c), silent: c.Silent, ServiceCIDRs: prev.ServiceCIDRs, NodePorts: prev.NodePorts}
 	dirty := map[cluster.Key]bool{}
+	if !next.silent.equal(prev.silent) {
+		dirty[prev.silent.Service], dirty[next.silent.Service] = true, true
+	}
 	for change := range now.Services.Changed(old.Services) {
 		dirty[change.Key] = true
 	}
@@ -82,12 +107,14 @@ func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 	}
 	set := map[cluster.Key]*Entry{}
 	for k := range dirty {
-		e, was := compileEntry(now.Services.Get(k), now.Endpoints.Get(k), next.facts), prev.Services.Get(k)
+		f := next.facts
+		f.silent = next.silent.of(k)
+		e, was := compileEntry(now.Services.Get(k), now.Endpoints.Get(k), f), prev.Services.Get(k)
 		if !reflect.DeepEqual(e, was) {
 			set[k] = e
 		}
 	}
-	if len(set) == 0 && next.facts.equal(prev.facts) && slices.Equal(next.NodePorts, prev.NodePorts) && slices.Equal(next.ServiceCIDRs, prev.ServiceCIDRs) {
+	if len(set) == 0 && next.facts.equal(prev.facts) && next.silent.equal(prev.silent) && slices.Equal(next.NodePorts, prev.NodePorts) && slices.Equal(next.ServiceCIDRs, prev.ServiceCIDRs) {
 		return prev
 	}
 	next.Services = prev.Services.With(set)
@@ -167,6 +194,9 @@ func compileService(s *cluster.Service, of *cluster.ServiceSlices, f facts) *Ent
 		for _, ip := range s.ClusterIPs {
 			v6 := ip.Is6()
 			all := gather(of, sp, v6, f.node)
+			if !s.InternalLocal && !s.ExternalLocal {
+				all = answering(all, f.silent)
+			}
 			es := choose(all, !s.InternalLocal || outside, s.InternalLocal || s.ExternalLocal && outside, f.node, f.zone)
 			if sp.Protocol == cluster.UDP {
 				es.Serving = pick(all, func(e endpoint) bool { return e.Serving })

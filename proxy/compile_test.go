@@ -206,6 +206,18 @@ func (h history) node() {
 	}
 }
 
+// silent gives a node that found some endpoints of a Service silent, or none.
+func (h history) silent() Config {
+	c := self
+	if h.IntN(3) > 0 {
+		c.Silent.Service = cluster.Key{Namespace: "default", Name: string(rune('a' + h.IntN(8)))}
+		for i := range h.IntN(3) {
+			c.Silent.Addrs = append(c.Silent.Addrs, netip.MustParseAddr("10.1.0."+string(rune('1'+3*i+h.IntN(3)))))
+		}
+	}
+	return c
+}
+
 // The incremental compile equals the whole one after every step of a random
 // history, and an entry whose inputs did not change keeps its pointer.
 func TestCompile_incrementalEqualsWhole(t *testing.T) {
@@ -217,6 +229,7 @@ func TestCompile_incrementalEqualsWhole(t *testing.T) {
 				h.change()
 			}
 			now := h.b.Publish()
+			self := h.silent()
 			next := Compile(table, last, now, self)
 			compare(t, seed, next, CompileAll(now, self))
 			if again := Compile(next, now, now, self); again != next {

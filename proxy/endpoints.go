@@ -65,6 +65,35 @@ func rank(e endpoint) int {
 	return 4
 }
 
+// answering leaves the silent endpoints of this node out, unless no other one is
+// ready: one that may hang is better than none.
+func answering(all []endpoint, silent []netip.Addr) []endpoint {
+	hangs := func(e endpoint) bool { return e.local && slices.Contains(silent, e.to.Addr()) }
+	if !slices.ContainsFunc(all, hangs) || !slices.ContainsFunc(all, func(e endpoint) bool { return e.Ready && !hangs(e) }) {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), hangs)
+}
+
+// LocalReady gives where the ready endpoints of a Service's port are on a node, in
+// both families.
+func LocalReady(s *cluster.Snapshot, k cluster.Key, protocol cluster.Protocol, port uint16, node string) []netip.AddrPort {
+	svc := s.Services.Get(k)
+	if svc == nil {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, sp := range svc.Ports {
+		if sp.Protocol != protocol || sp.Port != port {
+			continue
+		}
+		for _, ip := range svc.ClusterIPs {
+			out = append(out, pick(gather(s.Endpoints.Get(k), sp, ip.Is6(), node), func(e endpoint) bool { return e.local && e.Ready })...)
+		}
+	}
+	return out
+}
+
 // choose makes the lists that the traffic policies ask for. It has the semantics
 // of Kubernetes' CategorizeEndpoints (pkg/proxy/topology.go, 1.36): each list is
 // of ready endpoints, or where there is none, of those that serve while they

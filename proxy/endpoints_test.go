@@ -120,3 +120,69 @@ func TestGather_twice(t *testing.T) {
 		}
 	}
 }
+
+// TestSilent: an endpoint of this node that does not answer is left out of all
+// lists, so that flows to it are stale too, as long as there is another one.
+func TestSilent(t *testing.T) {
+	dns := cluster.Key{Namespace: "default", Name: "dns"}
+	for _, tc := range []struct {
+		name, silent    string
+		local           bool
+		endpoints       []string
+		want, wantFlows string
+	}{
+		{"here, with hints for each node", "10.1.0.1", false, []string{"10.1.0.1 n1 node=n1", "10.1.0.2 n2 node=n2"}, "2", "2"},
+		{"nobody else", "10.1.0.1", false, []string{"10.1.0.1 n1 node=n1"}, "1", "1"},
+		{"nobody else is ready", "10.1.0.1", false, []string{"10.1.0.1 n1", "10.1.0.2 n2 notready"}, "1", "1"},
+		{"another one here", "10.1.0.1", false, []string{"10.1.0.1 n1 node=n1", "10.1.0.3 n1 node=n1", "10.1.0.2 n2 node=n2"}, "3", "2 3"},
+		{"of another node: not ours to say", "10.1.0.2", false, []string{"10.1.0.1 n1", "10.1.0.2 n2"}, "1 2", "1 2"},
+		{"the policy Local has nobody else", "10.1.0.1", true, []string{"10.1.0.1 n1", "10.1.0.2 n2"}, "1", "1 2"},
+		{"none", "", false, []string{"10.1.0.1 n1 node=n1", "10.1.0.2 n2 node=n2"}, "1", "1 2"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := cluster.NewBuilder()
+			s := service("dns", "10.96.0.10", cluster.ServicePort{Protocol: cluster.UDP, Port: 53}, tcp("", 53))
+			s.InternalLocal = tc.local
+			b.SetService(s)
+			var es []cluster.Endpoint
+			for _, e := range tc.endpoints {
+				es = append(es, parseEndpoint(e))
+			}
+			sl := slice("dns", "dns-1", target("", cluster.UDP, 1053), es...)
+			sl.Ports = append(sl.Ports, target("", cluster.TCP, 1053))
+			b.SetSlice(sl)
+			c := self
+			c.Silent.Service = dns
+			if tc.silent != "" {
+				c.Silent.Addrs = []netip.Addr{netip.MustParseAddr(tc.silent)}
+			}
+			for _, p := range CompileAll(b.Publish(), c).Services.Get(dns).Ports {
+				es := p.Endpoints[0]
+				list := es.Cluster
+				if tc.local {
+					list = es.Local
+				}
+				if got := lastOctets(list); got != tc.want {
+					t.Errorf("%s: %q, want %q", p.Protocol, got, tc.want)
+				}
+				if got := lastOctets(es.Serving); p.Protocol == cluster.UDP && got != tc.wantFlows {
+					t.Errorf("good flows: %q, want %q", got, tc.wantFlows)
+				}
+			}
+		})
+	}
+}
+
+func TestLocalReady(t *testing.T) {
+	b := cluster.NewBuilder()
+	b.SetService(service("dns", "10.96.0.10", cluster.ServicePort{Name: "dns", Protocol: cluster.UDP, Port: 53}, tcp("metrics", 9153)))
+	b.SetSlice(slice("dns", "dns-1", target("dns", cluster.UDP, 1053), parseEndpoint("10.1.0.1 n1"), parseEndpoint("10.1.0.2 n2"), parseEndpoint("10.1.0.3 n1 notready"), parseEndpoint("10.1.0.4 n1 leaving")))
+	s := b.Publish()
+	got := LocalReady(s, cluster.Key{Namespace: "default", Name: "dns"}, cluster.UDP, 53, "n1")
+	if len(got) != 1 || got[0].String() != "10.1.0.1:1053" {
+		t.Errorf("%v", got)
+	}
+	if got := LocalReady(s, cluster.Key{Name: "gone"}, cluster.UDP, 53, "n1"); got != nil {
+		t.Errorf("of no Service: %v", got)
+	}
+}

@@ -20,7 +20,8 @@ type Table struct {
 	// ServiceCIDRs are the ranges that cluster IPs come from, sorted: an address in
 	// them that no Service has is dropped. With none nothing is known.
 	ServiceCIDRs []netip.Prefix
-	facts        facts // what the entries depend on beside their objects
+	facts        facts  // what the entries depend on beside their objects
+	silent       Silent // likewise, of one Service
 }
 
 // Entry is the part of a Table that belongs to one Service.

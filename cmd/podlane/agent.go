@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/agent/ports"
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/overlay"
@@ -31,6 +33,7 @@ type agentFlags struct {
 	nodePortAddresses                          []string
 	externalIPs                                bool
 	fastPath, bpfDir                           string
+	dnsService                                 string
 	install                                    installFlags
 }
 
@@ -67,6 +70,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.backend, "proxy-backend", string(agent.AutoBackend), "how Services are brought to the kernel: auto (nftables, where the kernel can), nftables, iptables (by the host's programs)")
 	fl.StringVar(&f.iptablesRoot, "iptables-root", "", "where the host's files are, in a container, to run its iptables; \"\" is /")
 	fl.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", []string{"primary"}, "the node's addresses that answer to NodePorts: primary (its InternalIPs), or CIDRs; of a family without one all do")
+	fl.StringVar(&f.dnsService, "dns-service", "kube-system/kube-dns", "the Service of the cluster's DNS: a server of it on this node that hangs gets no queries; \"\" is none")
 	fl.BoolVar(&f.externalIPs, "external-ips", true, "serve the externalIPs of Services")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
@@ -98,6 +102,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return fmt.Errorf("--fast-path: %w", err)
 	}
+	dns, err := parseService(f.dnsService)
+	if err != nil {
+		return fmt.Errorf("--dns-service: %w", err)
+	}
 	leave, err := f.install.egress()
 	if err != nil {
 		return err
@@ -120,7 +128,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
+		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 
@@ -143,6 +151,15 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot,
 		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
 		Config: map[string]any{"podlane": config}}, nil
+}
+
+// parseService reads NAMESPACE/NAME; "" is none.
+func parseService(text string) (cluster.Key, error) {
+	ns, name, ok := strings.Cut(text, "/")
+	if text != "" && (!ok || ns == "" || name == "" || strings.Contains(name, "/")) {
+		return cluster.Key{}, fmt.Errorf("%q: want NAMESPACE/NAME", text)
+	}
+	return cluster.Key{Namespace: ns, Name: name}, nil
 }
 
 // newSource makes the source that the flags ask for.

@@ -75,6 +75,7 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 	}
 	fmt.Fprintln(w, "NetworkPolicies are not enforced by this version")
 	printFastPath(w, s.FastPath)
+	printDNSStatus(w, s.DNS)
 	if len(s.Pods) > 0 {
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")

@@ -48,8 +48,8 @@ func (l *dnsLab) run(verb string, args ...string) string {
 	return string(out)
 }
 
-// server gives the process of the first node's DNS server; 0: it does not run.
-func (l *dnsLab) server() int {
+// server gives the process of a pod; 0: it does not run.
+func (l *dnsLab) server(pod string) int {
 	l.t.Helper()
 	var st struct {
 		Pods []struct {
@@ -61,18 +61,24 @@ func (l *dnsLab) server() int {
 		l.t.Fatal(err)
 	}
 	for _, p := range st.Pods {
-		if p.Name == "dns-1" {
+		if p.Name == pod {
 			return p.Containers[0].PID
 		}
 	}
 	return 0
 }
 
-// signal sends a signal to the first node's DNS server. That it is gone is no
-// error.
-func (l *dnsLab) signal(sig string) {
+// The DNS servers of the first node: the one that the test adds, whose readiness
+// is probed through the API, and the lab's own, which the agent asks.
+const (
+	added = "dns-1"
+	own   = "podlane-dns-n1"
+)
+
+// signal sends a signal to a pod's process. That it is gone is no error.
+func (l *dnsLab) signal(pod, sig string) {
 	l.t.Helper()
-	if pid := l.server(); pid > 0 {
+	if pid := l.server(pod); pid > 0 {
 		l.run("exec", "node/n1", "--", "sh", "-c", fmt.Sprintf("kill -%s %d || true", sig, pid))
 	}
 }
@@ -83,11 +89,11 @@ type question struct {
 	ok bool
 }
 
-// asking asks from the client pod, each time from a new port, until it has done so
-// for some seconds.
-func (l *dnsLab) asking(seconds, tries int) (done <-chan []question) {
-	script := fmt.Sprintf(`end=$(( $(date +%%s) + %d )); while [ $(date +%%s) -lt $end ]; do t=$(date +%%s%%N)
-if dig @10.96.53.53 dns.test.svc.cluster.local +short +tries=%d +time=1 | grep -qx 10.96.53.53; then echo $t ok; else echo $t fail; fi; sleep 0.03; done`, seconds, tries)
+// asking asks from the client pod for some seconds, each time from a new port, and
+// never waits for an answer before it asks again.
+func (l *dnsLab) asking(service string, seconds, tries int) (done <-chan []question) {
+	script := fmt.Sprintf(`end=$(( $(date +%%s) + %d )); while [ $(date +%%s) -lt $end ]; do (t=$(date +%%s%%N)
+if dig @%s dns.test.svc.cluster.local +short +tries=%d +time=1 | grep -qx 10.96.53.53; then echo $t ok; else echo $t fail; fi)& sleep 0.05; done; wait`, seconds, service, tries)
 	out := make(chan []question, 1)
 	go func() {
 		text, _ := exec.Command(programs.Podlane, "lab", "exec", "--name", l.name, "test/client", "--", "sh", "-c", script).Output()
@@ -104,6 +110,12 @@ if dig @10.96.53.53 dns.test.svc.cluster.local +short +tries=%d +time=1 | grep -
 	time.Sleep(time.Second)
 	return out
 }
+
+// The Services: of the added servers, and of the lab's own.
+const (
+	addedService = "10.96.53.53"
+	ownService   = "10.96.0.10"
+)
 
 // moved says when the last question was asked that was not answered.
 func moved(t *testing.T, all []question, since time.Time, within time.Duration) {
@@ -132,9 +144,9 @@ func moved(t *testing.T, all []question, since time.Time, within time.Duration) 
 // again, by the other node's or by the one started anew.
 func TestLab_crash(t *testing.T) {
 	l := newDNSLab(t)
-	answers := l.asking(6, 1)
+	answers := l.asking(addedService, 6, 1)
 	start := time.Now()
-	l.signal("KILL")
+	l.signal(added, "KILL")
 	moved(t, <-answers, start, 2*time.Second)
 }
 
@@ -142,18 +154,49 @@ func TestLab_crash(t *testing.T) {
 // asks it.
 func TestLab_hang(t *testing.T) {
 	l := newDNSLab(t)
-	answers := l.asking(8, 1)
+	answers := l.asking(addedService, 8, 1)
 	start := time.Now()
-	l.signal("STOP")
+	l.signal(added, "STOP")
 	moved(t, <-answers, start, 4*time.Second)
-	l.signal("CONT")
+	l.signal(added, "CONT")
+}
+
+// TestLab_probe: a server of the cluster's DNS that hangs, though the API goes on
+// calling it ready: the node's agent asks it, and within 1 s nobody else does. A
+// client that tries twice loses nothing.
+func TestLab_probe(t *testing.T) {
+	l := newDNSLab(t)
+	once, twice := l.asking(ownService, 8, 1), l.asking(ownService, 8, 2)
+	start := time.Now()
+	l.signal(own, "STOP")
+	time.Sleep(4 * time.Second)
+	if text := l.agentStatus("n1"); !strings.Contains(text, "NO ANSWER from 10.244.") {
+		t.Errorf("the agent's status: %s", text)
+	}
+	l.signal(own, "CONT")
+	moved(t, <-once, start, time.Second)
+	moved(t, <-twice, start, 0)
+	for end := time.Now().Add(10 * time.Second); strings.Contains(l.agentStatus("n1"), "NO ANSWER"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the server answers again, and the agent does not say so")
+		}
+	}
+}
+
+// agentStatus is what an agent says of itself.
+func (l *dnsLab) agentStatus(node string) string {
+	var st struct{ Dir string }
+	if err := json.Unmarshal([]byte(l.run("status", "--json")), &st); err != nil {
+		l.t.Fatal(err)
+	}
+	return l.run("exec", "node/"+node, "--", programs.Podlane, "status", "--run-dir", filepath.Join(st.Dir, "nodes", node, "run"))
 }
 
 // TestLab_drain: a server that is told to end, and comes back, under load: no
 // question is lost that one more try within a second does not answer.
 func TestLab_drain(t *testing.T) {
 	l := newDNSLab(t)
-	answers := l.asking(6, 2)
+	answers := l.asking(addedService, 6, 2)
 	path := filepath.Join(t.TempDir(), "questions")
 	if err := os.WriteFile(path, []byte("dns.test.svc.cluster.local A\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -166,7 +209,7 @@ func TestLab_drain(t *testing.T) {
 	}()
 	time.Sleep(500 * time.Millisecond)
 	start := time.Now()
-	l.signal("TERM")
+	l.signal(added, "TERM")
 	moved(t, <-answers, start, 0)
 	out := <-load
 	m := regexp.MustCompile(`Queries completed:.*\n.*Queries lost:.*`).FindString(out)
