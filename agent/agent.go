@@ -16,10 +16,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
@@ -77,6 +79,11 @@ type Agent struct {
 	operations *operations // beside the services
 	serving    *serving
 	leaving    *leaving
+	guarding   guarding
+	probing    *probing
+	figures    atomic.Pointer[ports.Figures] // for scrapes
+	counted    int                           // problems
+	countedAt  time.Time
 	hostPorts  hostPorts
 	dns        *localDNS
 	snapshot   *cluster.Snapshot // nil before the first sync
@@ -96,6 +103,8 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts)
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
+	a.operations.ports.Metrics.Agent(a.figures.Load, droppedByGuard)
+	a.probing = newProbing(a.log)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -115,7 +124,8 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return a.services.watch(ctx) })
 	g.Go(func() error { return a.operations.run(ctx) })
 	g.Go(func() error { return a.dns.run(ctx) })
-	g.Go(func() error { return a.serving.probes(ctx, c.Probes) })
+	g.Go(func() error { return a.probing.prober.Run(ctx) })
+	g.Go(func() error { return a.serving.endpoints(ctx, c.Probes, a.operations.ports.Metrics.Handler()) })
 	if c.Policies != nil {
 		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
 		g.Go(func() error { return c.Policies.Run(ctx) })
@@ -183,17 +193,23 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case a.dns.silent = <-a.dns.prober.Silent:
 		case <-notices:
 			a.links.doubt()
+			a.probing.prober.Again()
+		case r := <-a.probing.prober.Results():
+			a.probing.judge(r, time.Now())
 		case e := <-a.services.notices:
 			a.services.changed(e)
 			a.leaving.changed(e)
+			a.guarding.changed(e)
 			a.hostPorts.changed(e)
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
 			a.operations.tick(ctx, &a.services)
+			a.probing.tick(time.Now())
 		case <-audit.C:
 			a.services.audit(a.plan)
 			a.leaving.doubt()
+			a.guarding.doubt()
 			a.hostPorts.doubt()
 		case <-retry.C:
 		case <-tidy.C:
@@ -203,6 +219,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		tidy.Reset(tidyAfter)
 		err := a.apply()
 		a.settled(err)
+		a.count(err)
 		if a.fast.attach() {
 			retry.Reset(time.Millisecond)
 		} else if err != nil {
@@ -216,8 +233,9 @@ func (a *Agent) apply() error {
 	if a.snapshot == nil {
 		return nil
 	}
-	err := errors.Join(a.compile(), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
+	err := errors.Join(a.compile(), a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
 		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
+	a.probing.try(a.plan)
 	a.fast.apply(a.plan, &a.links, a.normalPods())
 	if err == nil {
 		a.applied = a.snapshot.Version
@@ -233,7 +251,15 @@ func (a *Agent) compile() error {
 	a.config.Proxy.Silent = a.dns.facts()
 	in := plan.Input{
 		Node: a.config.Node, Overlay: a.config.Overlay, Proxy: a.config.Proxy, Underlay: underlay,
-		Snapshot: a.snapshot, Pods: ownPods(a.pods.Allocations()),
+		Snapshot: a.snapshot, Pods: ownPods(a.pods.Allocations()), Outside: a.config.Egress.Exclude, Probed: a.probing.probed,
+	}
+	if a.probing.probed == nil && err == nil {
+		have, unread := a.links.handle.Read()
+		if unread != nil {
+			return unread
+		}
+		a.probing.begin(in.OverlayInput(), have)
+		in.Probed = a.probing.probed
 	}
 	first := a.plan == nil
 	if first {

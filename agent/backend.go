@@ -54,7 +54,7 @@ func (b *backend) choose(want Backend, conn *nft.Conn, loaded bool) {
 	if want == AutoBackend || want == "" {
 		want = NFTables
 		if !loaded {
-			if err := probe(conn); lacks(err) {
+			if err := loads(conn); lacks(err) {
 				b.log.Warn("this kernel cannot load the nftables backend: iptables is used", "err", err)
 				want = IPTables
 			}
@@ -65,16 +65,16 @@ func (b *backend) choose(want Backend, conn *nft.Conn, loaded bool) {
 	}
 }
 
-// probed is the table of probe.
+// probed is the table of loads.
 var probed = nft.Table{Family: nft.IPv4, Name: nft.Prefix + "probe"}
 
-// probe loads our rules without any Service under another name, and deletes them.
-func probe(conn *nft.Conn) error {
+// loads loads our rules without any Service under another name, and deletes them.
+func loads(conn *nft.Conn) error {
 	_, err := nftables.Load(nftables.NewRuleset(probed.Family, probed.Name), &proxy.Table{}, nil, nil, conn.Commit)
 	return errors.Join(err, endProbe(conn))
 }
 
-// endProbe deletes what probe loaded, that of an agent killed meanwhile too.
+// endProbe deletes what loads loaded, that of an agent killed meanwhile too.
 func endProbe(conn *nft.Conn) error {
 	tx := &nft.Tx{}
 	tx.AddTable(probed) // so that there is one

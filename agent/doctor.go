@@ -30,6 +30,7 @@ func (a *Agent) examine(r *cni.Request) {
 		return
 	}
 	facts := observe.FromRecord(a.config.Node, a.plan.Underlay, a.plan.Overlay, a.pods.Allocations())
+	facts.Probed = a.plan.Probed
 	fast := a.fast.status(nil)
 	go func(p *plan.Plan) { r.Reply(examination(p, *facts, fast)) }(a.plan)
 }

@@ -89,9 +89,25 @@ func peerPlan(own *plan.Plan, node string) *plan.Plan {
 	for _, a := range n.Addresses {
 		in.Underlay.Addrs = append(in.Underlay.Addrs, netip.PrefixFrom(a, bitsLike(own.Underlay.Addrs, a)))
 	}
+	in.Probed = probedThere(own, node)
 	state, problems := overlay.Compile(in.OverlayInput())
 	in.Proxy.Node = node // whose endpoints, zone and addresses decide
 	return &plan.Plan{Input: in, Link: &state, Table: proxy.CompileAll(in.Snapshot, in.Proxy), PodAddrs: podAddrs(in.Pods), Problems: problems}
+}
+
+// probedThere is what the other node will have found: the way between it and this
+// one is taken to be the same in both directions, and those to others to be good.
+func probedThere(own *plan.Plan, node string) *overlay.Probed {
+	if own.Probed == nil {
+		return nil
+	}
+	p := &overlay.Probed{Direct: map[overlay.Way]bool{}}
+	for _, k := range own.Snapshot.Nodes.Keys() {
+		for _, v6 := range []bool{false, true} {
+			p.Direct[overlay.Way{Node: k.Name, V6: v6}] = k.Name != own.Node || own.Probed.Direct[overlay.Way{Node: node, V6: v6}]
+		}
+	}
+	return p
 }
 
 func bitsLike(own []netip.Prefix, a netip.Addr) int {

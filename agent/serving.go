@@ -1,11 +1,6 @@
 package agent
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"net"
-	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -80,39 +75,6 @@ func (a *Agent) lookForOthers() {
 		}
 	}
 	s.leftovers = now
-}
-
-// probes answers the kubelet: /healthz whether the loop turns, /readyz whether the
-// node can serve pods.
-func (s *serving) probes(ctx context.Context, addr string) error {
-	if addr == "" {
-		return nil
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if d := time.Since(time.Unix(0, s.turn.Load())); d > stuckAfter {
-			http.Error(w, fmt.Sprintf("the agent's loop is stuck since %s", d.Round(time.Second)), http.StatusInternalServerError)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if why := s.unready.Load(); why != nil {
-			http.Error(w, "not ready: "+*why, http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ok")
-	})
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("probes: %w", err)
-	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("probes: http %s: %w", addr, err)
-	}
-	return nil
 }
 
 // FlowLimits is the file of the flow table's former limits in the state folder.

@@ -7,7 +7,9 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/guard"
 	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
 )
 
 // VerbStatus is the verb of a request for the agent's Status.
@@ -26,6 +28,12 @@ type Status struct {
 	Services int           `json:"services"`
 	Pods     []PodStatus   `json:"pods"`
 	Problems []string      `json:"problems"`
+	// Peers are the other nodes, by name, each with the way that its pods' packets take.
+	Peers []PeerStatus `json:"peers"`
+	// Dropped is how many packets were not what they seemed, by reason.
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Probed is what the ways follow from.
+	Probed *overlay.Probed `json:"probed,omitempty"`
 	// Underlay is the link that joins the node to the others, as the last Plan has
 	// it.
 	Underlay link.Underlay  `json:"underlay"`
@@ -66,6 +74,9 @@ func (a *Agent) status() shim.Reply {
 			dns := a.dns.status(a.snapshot, a.config.Node)
 			s.DNS = &dns
 		}
+		s.Dropped, _ = guard.Counts(a.services.conn) // where there is no table, nothing is dropped
+		s.Probed = a.plan.Probed
+		s.Peers = a.peers()
 		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()
 		for _, p := range a.allProblems() {
 			s.Problems = append(s.Problems, p.String())
@@ -87,6 +98,7 @@ func (a *Agent) allProblems() []cluster.Problem {
 	ps := append([]cluster.Problem{}, a.plan.Problems...)
 	ps = append(ps, a.services.problems()...)
 	ps = append(ps, a.unenforced()...)
+	ps = append(ps, a.probing.problems()...)
 	for _, text := range a.serving.leftovers {
 		ps = append(ps, cluster.Problem{Kind: "node", Key: cluster.Key{Name: a.config.Node}, Err: "left by another network: " + text})
 	}

@@ -70,6 +70,25 @@ func survey(in Input) members {
 	return m
 }
 
+// Peer is another node that can be used, with those of its pod CIDRs that can be.
+type Peer struct {
+	Node     *cluster.Node
+	PodCIDRs []netip.Prefix
+}
+
+// Peers gives the other nodes that Compile joins, by name.
+func Peers(in Input) []Peer {
+	if in.Check() != nil {
+		return nil
+	}
+	found := survey(in).peers
+	peers := make([]Peer, len(found))
+	for i, p := range found {
+		peers[i] = Peer{p.node, p.pods}
+	}
+	return peers
+}
+
 // surveyor finds clashes in time that grows with the nodes, not with their
 // square: prefixes overlap when one contains the other's address, so a lookup
 // for each length that occurs finds them.

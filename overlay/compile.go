@@ -107,7 +107,7 @@ func (c *compiler) linkSysctls(dev string) {
 // itself sends to pods of other nodes has a source that they route back to it.
 func (c *compiler) vtep() {
 	v6 := c.underlay6()
-	mtu := PodMTU(c.Input)
+	mtu := vtepMTU(c.Input)
 	if mtu < 1280 && c.has(true) {
 		c.problem(c.own.node, "", "%s has MTU %d, which leaves %d inside VXLAN: IPv6 needs 1280", c.Underlay.Device, c.Underlay.MTU, mtu)
 	}
@@ -117,10 +117,14 @@ func (c *compiler) vtep() {
 			ID: c.Config.VNI, Port: c.Config.Port,
 			Local: c.own.node.Address(v6), Device: c.Underlay.Device,
 		},
+		SoftChecksum: c.Probed != nil && c.Probed.SoftChecksum,
 	}
 	c.linkSysctls(Device)
 	for _, p := range c.own.pods {
 		c.addr(Device, Gateway(p))
+		if c.probes() {
+			c.addr(Device, ProbeAddr(p))
+		}
 	}
 }
 
@@ -138,7 +142,10 @@ func (c *compiler) peer(p cidrs) {
 		}
 		via := p.node.Address(v6)
 		switch {
-		case c.Config.Mode != VXLAN && c.onLink(via):
+		case c.Config.Mode == Auto && c.OnLink(via) && !c.Probed.trusts(Way{p.node.Name, v6}):
+			c.tunnel(p.node, cidr)
+			c.state.Routes[link.RouteKey{Dst: single(ProbeAddr(cidr))}] = link.Route{Via: via, Dev: c.Underlay.Device}
+		case c.Config.Mode != VXLAN && c.OnLink(via):
 			c.state.Routes[link.RouteKey{Dst: cidr}] = link.Route{Via: via, Dev: c.Underlay.Device}
 		case c.Config.Mode == Direct:
 			c.noDirect(p.node, cidr, via)
@@ -146,16 +153,6 @@ func (c *compiler) peer(p cidrs) {
 			c.tunnel(p.node, cidr)
 		}
 	}
-}
-
-// onLink tells whether a node is on the underlay's own L2 segment.
-func (c *compiler) onLink(a netip.Addr) bool {
-	for _, p := range c.Underlay.Addrs {
-		if p.Contains(a) && p.Addr() != a {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *compiler) noDirect(n *cluster.Node, cidr netip.Prefix, via netip.Addr) {

@@ -37,10 +37,13 @@ const (
 
 // Config is the same on all nodes of a cluster.
 type Config struct {
-	Mode    Mode   // "": Auto
-	Cluster string // names the cluster; VTEP MACs are made from it and the node's name
-	VNI     uint32 // 0: DefaultVNI
-	Port    uint16 // VXLAN's UDP port; 0: DefaultPort
+	Mode Mode // "": Auto
+	// LargeMTU gives pods the underlay's MTU where no peer is behind VXLAN. With Auto
+	// they have VXLAN's otherwise, since a peer may be any day.
+	LargeMTU bool
+	Cluster  string // names the cluster; VTEP MACs are made from it and the node's name
+	VNI      uint32 // 0: DefaultVNI
+	Port     uint16 // VXLAN's UDP port; 0: DefaultPort
 }
 
 func (c Config) withDefaults() Config {
@@ -49,6 +52,13 @@ func (c Config) withDefaults() Config {
 	c.Port = cmp.Or(c.Port, DefaultPort)
 	return c
 }
+
+// UDPPort is the VTEPs' port.
+func (c Config) UDPPort() uint16 { return c.withDefaults().Port }
+
+// ProbePort is the UDP port of the agents' probes, one above VXLAN's usual one, so
+// that one range lets both pass a firewall.
+const ProbePort = DefaultPort + 1
 
 // Pod is one local pod interface, from the allocation record.
 type Pod struct {
@@ -68,6 +78,10 @@ type Input struct {
 	Nodes    cluster.Map[cluster.Node]
 	Underlay link.Underlay // MTU 0: 1500
 	Pods     []Pod
+	// Probed is what was found out about the ways to other nodes; nil: nothing is
+	// tried, and a way that looks right is taken for right, as in a Plan of manifests.
+	// It is never changed.
+	Probed *Probed
 }
 
 // HostMAC is the address of the host's end of every pod's pair. Each pair is a
@@ -107,8 +121,16 @@ const (
 func PodMTU(in Input) int {
 	mtu := cmp.Or(in.Underlay.MTU, 1500)
 	switch {
-	case in.Config.withDefaults().Mode == Direct:
+	case in.Config.withDefaults().Mode == Direct || in.Config.LargeMTU && in.allDirect():
 		return mtu
+	}
+	return vtepMTU(in)
+}
+
+// vtepMTU is what the underlay leaves inside VXLAN.
+func vtepMTU(in Input) int {
+	mtu := cmp.Or(in.Underlay.MTU, 1500)
+	switch {
 	case in.underlay6():
 		return mtu - overhead6
 	}

@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/guard"
 	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/proxy"
 )
@@ -21,6 +23,10 @@ type Input struct {
 	Underlay link.Underlay
 	Snapshot *cluster.Snapshot
 	Pods     []overlay.Pod // the node's own pods, from the allocation record
+	// Probed is what probes found about the ways to other nodes; nil: nothing is tried.
+	Probed *overlay.Probed
+	// Outside are networks outside of the cluster that have routes to pods.
+	Outside []netip.Prefix
 }
 
 // Plan is the state that a node should have.
@@ -28,7 +34,10 @@ type Plan struct {
 	Input
 	// Link is never changed: a Plan whose overlay is that of the Plan before has the
 	// same pointer.
-	Link     *link.State
+	Link *link.State
+	// Guard is what packets the node takes for what they seem, a table for each
+	// family; replaced with Link, never changed.
+	Guard    []guard.Rules
 	Table    *proxy.Table
 	PodAddrs []netip.Addr      // of the node's own pods, sorted
 	Problems []cluster.Problem // of the overlay; those of the objects are in the Snapshot
@@ -43,12 +52,13 @@ func CompileAll(in Input) *Plan {
 // prev is taken from there, so a change of one Service does not cost a walk over
 // nodes and other Services.
 func Compile(prev *Plan, in Input) *Plan {
-	p := &Plan{Input: in, Link: prev.Link, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
+	p := &Plan{Input: in, Link: prev.Link, Guard: prev.Guard, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
 	in.Proxy.Node = in.Node
 	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot, in.Proxy)
 	if prev.Link == nil || overlayChanged(prev.Input, in) {
 		state, problems := overlay.Compile(in.OverlayInput())
 		p.Link, p.Problems = &state, problems
+		p.Guard = []guard.Rules{guard.Compile(in.OverlayInput(), in.Outside, nft.IPv4), guard.Compile(in.OverlayInput(), in.Outside, nft.IPv6)}
 		p.PodAddrs = podAddrs(in.Pods)
 	}
 	return p
@@ -56,14 +66,14 @@ func Compile(prev *Plan, in Input) *Plan {
 
 // OverlayInput is the part of the input that the overlay depends on.
 func (in Input) OverlayInput() overlay.Input {
-	return overlay.Input{Config: in.Overlay, Node: in.Node, Nodes: in.Snapshot.Nodes, Underlay: in.Underlay, Pods: in.Pods}
+	return overlay.Input{Config: in.Overlay, Node: in.Node, Nodes: in.Snapshot.Nodes, Underlay: in.Underlay, Pods: in.Pods, Probed: in.Probed}
 }
 
 func overlayChanged(a, b Input) bool {
 	for range b.Snapshot.Nodes.Changed(a.Snapshot.Nodes) {
 		return true
 	}
-	return a.Node != b.Node || a.Overlay != b.Overlay || !sameUnderlay(a.Underlay, b.Underlay) ||
+	return a.Node != b.Node || a.Overlay != b.Overlay || !a.Probed.Equal(b.Probed) || !sameUnderlay(a.Underlay, b.Underlay) ||
 		!slices.EqualFunc(a.Pods, b.Pods, func(a, b overlay.Pod) bool {
 			return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
 		})

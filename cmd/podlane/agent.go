@@ -25,6 +25,7 @@ import (
 
 type agentFlags struct {
 	node, manifests, kubeconfig, mode, cluster string
+	mtu                                        string
 	runDir, stateDir                           string
 	logLevel, logFormat                        string
 	check                                      bool
@@ -58,6 +59,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the API server; without it and --manifests: in-cluster")
 	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
 	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "how packets reach other nodes' pods: auto, vxlan, direct")
+	fl.StringVar(&f.mtu, "mtu", "auto", "MTU of new pods: auto (what is left inside VXLAN, but for --overlay direct), max (the link's, where no peer is behind VXLAN)")
 	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name, the same on all its nodes")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
@@ -91,6 +93,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.mtu != "auto" && f.mtu != "max" {
+		return fmt.Errorf("--mtu %q: want auto or max", f.mtu)
+	}
+	o.LargeMTU = f.mtu == "max"
 	if f.node == "" {
 		return errors.New("agent: --node is empty: give the node's name in the cluster")
 	}

@@ -164,6 +164,9 @@ func podsOn(s *cluster.Snapshot, node string) []overlay.Pod {
 // conflicts of Services that only the rendering finds.
 func printPlan(w io.Writer, p *plan.Plan) ([]cluster.Problem, error) {
 	fmt.Fprintf(w, "# node %s: links, addresses, neighbours, FDB entries, routes, sysctls\n%s", p.Node, p.Link)
+	for _, r := range p.Guard {
+		fmt.Fprintf(w, "\n# node %s: nft, family %s: whose packets are taken\n%s", p.Node, r.Family, r.Tx())
+	}
 	var conflicts []cluster.Problem
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
 		fmt.Fprintf(w, "\n# node %s: nft, family %s\n", p.Node, f)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/guard"
 )
 
 func newStatus() *cobra.Command {
@@ -76,6 +77,14 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 	fmt.Fprintln(w, "NetworkPolicies are not enforced by this version")
 	printFastPath(w, s.FastPath)
 	printDNSStatus(w, s.DNS)
+	if err := printPeers(w, s.Peers); err != nil {
+		return err
+	}
+	for _, reason := range guard.Reasons {
+		if n := s.Dropped[reason]; n > 0 {
+			fmt.Fprintf(w, "dropped %d packets: %s\n", n, reason)
+		}
+	}
 	if len(s.Pods) > 0 {
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")
@@ -90,6 +99,29 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 		fmt.Fprintf(w, "\nproblem: %s\n", p)
 	}
 	return nil
+}
+
+// mostPeers keeps the status to a screen; --json has all.
+const mostPeers = 20
+
+func printPeers(w io.Writer, peers []agent.PeerStatus) error {
+	if len(peers) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\nNODE\tPODS\tWAY\tPROBE\tWHY")
+	ways := map[string]int{}
+	for i, p := range peers {
+		ways[p.Way]++
+		if i < mostPeers {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Node, p.CIDR, p.Way, p.Probe, p.Why)
+		}
+	}
+	if err := t.Flush(); err != nil || len(peers) <= mostPeers {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "and %d more; of all: %d direct, %d vxlan, %d none\n", len(peers)-mostPeers, ways["direct"], ways["vxlan"], ways["none"])
+	return err
 }
 
 func addrText(addrs []netip.Addr) string {

@@ -125,7 +125,7 @@ func (c *Cluster) askAgent(node string) (*observe.Facts, error) {
 
 // fromStatus takes the facts that an agent tells of itself.
 func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
-	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State()}
+	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State(), Probed: s.Probed}
 	for _, p := range s.Pods {
 		f.Pods = append(f.Pods, observe.PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
 	}

@@ -22,6 +22,8 @@ type Facts struct {
 	Underlay link.Underlay  `json:"underlay"`
 	Overlay  overlay.Config `json:"overlay"`
 	Pods     []PodLink      `json:"pods"`
+	// Probed is what the agent found out about the ways to other nodes.
+	Probed *overlay.Probed `json:"probed,omitempty"`
 	// Fast is what the node's fast path takes; nil where it has none, or that is not
 	// known.
 	Fast *fastpath.State `json:"-"`
@@ -47,7 +49,7 @@ func FromRecord(node string, u link.Underlay, o overlay.Config, record []cni.All
 
 // Plan compiles the node's Plan.
 func (f *Facts) Plan(s *cluster.Snapshot) *plan.Plan {
-	in := plan.Input{Node: f.Node, Overlay: f.Overlay, Underlay: f.Underlay, Snapshot: s}
+	in := plan.Input{Node: f.Node, Overlay: f.Overlay, Underlay: f.Underlay, Snapshot: s, Probed: f.Probed}
 	for _, p := range f.Pods {
 		in.Pods = append(in.Pods, overlay.Pod{Link: p.Link, MAC: parseMAC(p.MAC), MTU: p.MTU, Addrs: p.Addrs})
 	}

@@ -59,6 +59,11 @@ func Look(n Node) (*Report, *plan.Plan, error) {
 	}
 	record, recordErr := cni.ReadRecord(filepath.Join(n.StateDir, "allocations", "v1"))
 	facts := FromRecord(n.Name, underlay, n.Overlay, record)
+	have, err := handle.Read()
+	if err != nil {
+		return nil, nil, err
+	}
+	facts.Probed = overlay.TrustKernel(facts.Plan(n.Snapshot).OverlayInput(), have)
 	p := facts.Plan(n.Snapshot)
 	r, err := compareWith(p, *facts)
 	if err != nil {

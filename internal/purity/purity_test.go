@@ -20,6 +20,7 @@ var pure = map[string][]string{
 	"overlay":          nil,
 	"egress":           nil,
 	"hostport":         nil,
+	"guard":            {"counts"},
 	"overlay/fastpath": nil,
 	"proxy":            nil,
 	"proxy/nftables":   nil,

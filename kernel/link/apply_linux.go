@@ -100,8 +100,10 @@ func (a *applier) newLink(o LinkObject) error {
 			ErrNoFeature, o.Kind, strings.ToUpper(string(o.Kind)), err)
 	case errors.Is(err, unix.EADDRINUSE):
 		return fmt.Errorf("UDP port %d is in use by another program: %w", o.VXLAN.Port, err)
+	case err != nil || !o.SoftChecksum:
+		return err
 	}
-	return err
+	return a.checksum(o)
 }
 
 // exists explains EEXIST: the very link (an Apply that is repeated), the name, or
@@ -140,7 +142,20 @@ func (a *applier) changeLink(o LinkObject) error {
 	if o.changesMAC() {
 		mac = o.MAC
 	}
-	return a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true))
+	if err := a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true)); err != nil {
+		return err
+	}
+	return a.checksum(o)
+}
+
+func (a *applier) checksum(o LinkObject) error {
+	if o.Kind != VXLAN || a.sysctl.here() != nil && !o.SoftChecksum {
+		return nil
+	}
+	if err := a.sysctl.here(); err != nil {
+		return err
+	}
+	return setSoftChecksum(o.Name, o.SoftChecksum)
 }
 
 // deleteLink removes a link of ours; one that is gone is no error.

@@ -100,6 +100,9 @@ func (l LinkObject) command(v Verb) string {
 		return "ip link del " + l.Name
 	}
 	s := "ip link set " + l.Name
+	if l.SoftChecksum != l.Have.SoftChecksum {
+		s = fmt.Sprintf("ethtool -K %s tx-checksum-ip-generic %s; ", l.Name, onOff[!l.SoftChecksum]) + s
+	}
 	if l.Have.MTU != l.MTU {
 		s += fmt.Sprintf(" mtu %d", l.MTU)
 	}
@@ -111,6 +114,8 @@ func (l LinkObject) command(v Verb) string {
 	}
 	return s
 }
+
+var onOff = map[bool]string{true: "on", false: "off"}
 
 func (l LinkObject) changesMAC() bool { return l.MAC != MAC{} && l.MAC != l.Have.MAC }
 

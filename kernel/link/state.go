@@ -60,6 +60,9 @@ type Link struct {
 	MTU   int
 	MAC   MAC       // the zero MAC: whatever it has
 	VXLAN VXLANSpec // of Kind VXLAN
+	// SoftChecksum turns the device's transmit checksums off, on Kind VXLAN: the
+	// kernel makes them before the packet is wrapped.
+	SoftChecksum bool
 	// Down is how Read shows a link that is not up. It is never wanted.
 	Down bool
 }

@@ -79,6 +79,7 @@ func (h Hook) String() string { return hookNames[h] }
 
 // The priorities of base chains, by nft's names.
 const (
+	Raw    int32 = -300
 	DstNAT int32 = -100
 	Filter int32 = 0
 	SrcNAT int32 = 100

@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// mostConnections bounds the connections to the agent's port, which pods reach.
+const mostConnections = 64
+
+// endpoints answers the kubelet and Prometheus: /healthz whether the loop turns,
+// /metrics, and to the node itself /readyz, whether it can serve pods, and why not.
+func (s *serving) endpoints(ctx context.Context, addr string, metrics http.Handler) error {
+	if addr == "" {
+		return nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("probes: %w", err)
+	}
+	server := &http.Server{Handler: s.mux(metrics), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 8 << 10}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(&bounded{l, make(chan struct{}, mostConnections)}); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("probes: http %s: %w", addr, err)
+	}
+	return nil
+}
+
+func (s *serving) mux(metrics http.Handler) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", ownNode(s.readyz))
+	mux.Handle("GET /metrics", metrics)
+	return mux
+}
+
+func (s *serving) healthz(w http.ResponseWriter, _ *http.Request) {
+	if d := time.Since(time.Unix(0, s.turn.Load())); d > stuckAfter {
+		http.Error(w, fmt.Sprintf("the agent's loop is stuck since %s", d.Round(time.Second)), http.StatusInternalServerError)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+func (s *serving) readyz(w http.ResponseWriter, _ *http.Request) {
+	if why := s.unready.Load(); why != nil {
+		http.Error(w, "not ready: "+*why, http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+// ownNode answers to the node's own loopback address alone: what is wrong with the
+// node is not for pods.
+func ownNode(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "for the node itself", http.StatusForbidden)
+			return
+		}
+		f(w, r)
+	}
+}
+
+// bounded accepts no more connections at once than it has room for.
+type bounded struct {
+	net.Listener
+	room chan struct{}
+}
+
+type boundedConn struct {
+	net.Conn
+	free func()
+}
+
+func (b *bounded) Accept() (net.Conn, error) {
+	b.room <- struct{}{}
+	c, err := b.Listener.Accept()
+	if err != nil {
+		<-b.room
+		return nil, err
+	}
+	done := make(chan struct{}, 1)
+	done <- struct{}{}
+	return boundedConn{c, func() {
+		select {
+		case <-done:
+			<-b.room
+		default: // closed before
+		}
+	}}, nil
+}
+
+func (c boundedConn) Close() error {
+	c.free()
+	return c.Conn.Close()
+}

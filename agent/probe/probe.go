@@ -1,0 +1,273 @@
+// Package probe asks other nodes' agents whether packets arrive: one UDP echo, from
+// and to addresses of nodes alone, never answered with more than it was sent, and
+// not more often than a limit. It decides nothing about routes and changes nothing.
+package probe
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Target is one way that is tried.
+type Target struct {
+	Name     string // of the target, for Results
+	Node     string
+	From, To netip.Addr
+	// Size is the length of the whole IP packet; 0 is the shortest.
+	Size int
+}
+
+// Result is what is known of a target.
+type Result uint8
+
+// The results.
+const (
+	Unknown Result = iota
+	Arrives
+	Lost // several in a row
+)
+
+// Results are by the targets' names. They are never changed once given away.
+type Results map[string]Result
+
+// How often is asked: a way that works now and then, one that does not soon, and
+// then less and less often.
+const (
+	steady     = 10 * time.Second
+	perTarget  = 20 * time.Millisecond // added to steady for each target, so that many nodes ask less often
+	firstRetry = 100 * time.Millisecond
+	lostAfter  = 3           // in a row
+	soonest    = time.Second // between questions that others' questions bring about
+	together   = 10 * time.Millisecond
+)
+
+// Prober asks and answers.
+type Prober struct {
+	port    uint16
+	log     *slog.Logger
+	limit   limiter
+	sockets map[bool]*socket // by family; fewer where the kernel lacks one
+
+	mu      sync.Mutex
+	targets map[string]*state
+	peers   map[netip.Addr]string // addresses that are answered → their node
+	asked   map[uint64]string     // number of a question under way → target
+	next    uint64
+	changed bool
+	wake    chan struct{}
+	out     chan Results
+}
+
+// state is a target with what is known of it.
+type state struct {
+	Target
+	result Result
+	misses int
+	number uint64    // of the question under way; 0 is none
+	last   time.Time // it was asked
+	at     time.Time // it is asked next
+}
+
+// New makes a Prober on a port.
+func New(port uint16, log *slog.Logger) *Prober {
+	return &Prober{port: port, log: log, limit: newLimiter(), sockets: map[bool]*socket{}, targets: map[string]*state{},
+		asked: map[uint64]string{}, wake: make(chan struct{}, 1), out: make(chan Results, 1)}
+}
+
+// Results gives the newest results that were not taken yet.
+func (p *Prober) Results() <-chan Results { return p.out }
+
+// Peers says whose questions are answered: the addresses of other nodes.
+func (p *Prober) Peers(addrs map[netip.Addr]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.peers = addrs
+}
+
+// Try says what is to be tried from now on. What is known of a target that stays the
+// same is kept.
+func (p *Prober) Try(targets []Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fresh := make(map[string]*state, len(targets))
+	for _, t := range targets {
+		if had := p.targets[t.Name]; had != nil && had.Target == t {
+			fresh[t.Name] = had
+			continue
+		}
+		fresh[t.Name] = &state{Target: t}
+		p.changed = true
+	}
+	p.changed = p.changed || len(fresh) != len(p.targets)
+	p.targets = fresh
+	p.wakeUp()
+}
+
+// Again has all that does not arrive tried at once: something has changed.
+func (p *Prober) Again() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.targets {
+		if s.result != Arrives {
+			s.misses, s.at = min(s.misses, lostAfter), time.Time{}
+		}
+	}
+	p.wakeUp()
+}
+
+func (p *Prober) wakeUp() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run asks and answers until ctx ends. A port that is in use is no reason to stop:
+// nothing is known then.
+func (p *Prober) Run(ctx context.Context) error {
+	for _, v6 := range []bool{false, true} {
+		s, err := listen(ctx, v6, p.port)
+		if err != nil {
+			p.log.Warn("probes of other nodes", "port", p.port, "ipv6", v6, "err", err)
+			continue
+		}
+		defer s.Close()
+		defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+		p.sockets[v6] = s
+		go p.read(s)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.wake:
+			// What comes together goes together.
+			timer.Reset(together)
+		case <-timer.C:
+			timer.Reset(p.turn(time.Now()))
+		}
+	}
+}
+
+// turn sends what is due, and gives how long nothing is.
+func (p *Prober) turn(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rest := steady
+	for _, s := range p.targets {
+		if !s.at.After(now) {
+			p.ask(s, now)
+		}
+		rest = min(rest, s.at.Sub(now))
+	}
+	if p.changed {
+		p.changed = false
+		p.publish()
+	}
+	return max(rest, together)
+}
+
+// ask counts a question without an answer as a miss, and sends the next one.
+func (p *Prober) ask(s *state, now time.Time) {
+	if s.number != 0 {
+		delete(p.asked, s.number)
+		if s.misses++; s.misses >= lostAfter && s.result != Lost {
+			s.result, p.changed = Lost, true
+		}
+	}
+	p.next++
+	s.number, s.last, p.asked[p.next] = p.next, now, s.Name
+	usual := steady + time.Duration(len(p.targets))*perTarget
+	s.at = now.Add(min(firstRetry<<min(s.misses, 16), usual))
+	v6 := s.To.Is6()
+	sock := p.sockets[v6]
+	if sock == nil {
+		return
+	}
+	// A packet that the kernel refuses to send is one that does not arrive.
+	_ = sock.send(question(p.next, s.Size-headers(v6)), s.From, netip.AddrPortFrom(s.To, p.port))
+}
+
+// headers are the bytes of IP and UDP.
+func headers(v6 bool) int {
+	if v6 {
+		return 40 + 8
+	}
+	return 20 + 8
+}
+
+// arrived notes an answer.
+func (p *Prober) arrived(number uint64, from netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.targets[p.asked[number]]
+	delete(p.asked, number)
+	if s == nil || s.number != number || s.To != from {
+		return
+	}
+	usual := steady + time.Duration(len(p.targets))*perTarget
+	s.number, s.misses, s.at = 0, 0, time.Now().Add(usual)
+	if s.result != Arrives {
+		s.result, p.changed = Arrives, true
+		p.wakeUp()
+	}
+}
+
+func (p *Prober) publish() {
+	out := make(Results, len(p.targets))
+	for name, s := range p.targets {
+		out[name] = s.result
+	}
+	select {
+	case <-p.out: // one that nobody took is old now
+	default:
+	}
+	p.out <- out
+}
+
+// read takes what comes until the socket is closed.
+func (p *Prober) read(s *socket) {
+	buf, oob := make([]byte, 64<<10), make([]byte, 256)
+	for {
+		n, from, to, err := s.receive(buf, oob)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // an ICMP error of something that was sent
+		}
+		if number, is := answered(buf[:n]); is {
+			p.arrived(number, from.Addr())
+			continue
+		}
+		if isQuestion(buf[:n]) && p.may(from.Addr()) {
+			_ = s.send(answer(buf[:n]), to, from)
+		}
+	}
+}
+
+// may says whether an address is answered: a node's, and not too often. A node that
+// asks is there, so that what was lost on the way to it is tried again.
+func (p *Prober) may(from netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	node, known := p.peers[from]
+	if !known || !p.limit.allow(from, now) {
+		return false
+	}
+	for _, s := range p.targets {
+		if s.Node == node && s.result != Arrives && now.Sub(s.last) > soonest {
+			s.misses, s.at = lostAfter, time.Time{}
+			p.wakeUp()
+		}
+	}
+	return true
+}

@@ -1,0 +1,161 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/podlane/podlane/internal/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }
+
+func run(t testing.TB, format string, args ...any) {
+	t.Helper()
+	words := strings.Fields(fmt.Sprintf(format, args...))
+	nettest.Run(t, words[0], words[1:]...)
+}
+
+var ends = map[bool][2]netip.Addr{
+	false: {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")},
+	true:  {netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")},
+}
+
+// start runs a Prober whose sockets are in a namespace, which the calling thread
+// must not be kept in.
+func start(t *testing.T, ns netns.NsHandle) *Prober {
+	t.Helper()
+	p := New(8473, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			done <- err
+			return
+		}
+		done <- p.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return p
+}
+
+// pair is two namespaces on one wire, n1 and n2.
+func pair(t *testing.T) (n1, n2 netns.NsHandle) {
+	nettest.New(t)
+	n1, n2 = nettest.Make(t), nettest.Make(t)
+	run(t, "ip link add wire-a type veth peer name wire-b")
+	run(t, "ip link set wire-a netns /proc/%d/fd/%d", os.Getpid(), n1)
+	run(t, "ip link set wire-b netns /proc/%d/fd/%d", os.Getpid(), n2)
+	for i, ns := range []netns.NsHandle{n1, n2} {
+		dev := "wire-" + string("ab"[i])
+		nettest.Do(t, ns, func() {
+			run(t, "ip link set %s up", dev)
+			run(t, "ip addr add %s/24 dev %s", ends[false][i], dev)
+			run(t, "ip addr add %s/64 dev %s nodad", ends[true][i], dev)
+		})
+	}
+	return n1, n2
+}
+
+// until waits for a result of a target.
+func until(t *testing.T, p *Prober, name string, want Result) {
+	t.Helper()
+	end := time.After(20 * time.Second)
+	last := Results{}
+	for {
+		select {
+		case last = <-p.Results():
+			if last[name] == want {
+				return
+			}
+		case <-end:
+			t.Fatalf("%s: %v, want %d", name, last, want)
+		}
+	}
+}
+
+func peers(v6 bool, i int, node string) map[netip.Addr]string {
+	return map[netip.Addr]string{ends[v6][i]: node}
+}
+
+// TestProber asks over a wire that works, one that loses long packets, and one that
+// loses all, and sees it work again.
+func TestProber(t *testing.T) {
+	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
+		t.Run(name, func(t *testing.T) {
+			n1, n2 := pair(t)
+			a, b := start(t, n1), start(t, n2)
+			b.Peers(peers(v6, 0, "n1"))
+			from, to := ends[v6][0], ends[v6][1]
+			a.Try([]Target{{Name: "short", Node: "n2", From: from, To: to}, {Name: "full", Node: "n2", From: from, To: to, Size: 1500}})
+			until(t, a, "short", Arrives)
+			nettest.Do(t, n2, func() {
+				nettest.Run(t, "nft", "table inet f { chain c { type filter hook prerouting priority -400; meta length > 1400 drop; }; }")
+			})
+			a.Try([]Target{{Name: "short", Node: "n2", From: from, To: to}, {Name: "longer", Node: "n2", From: from, To: to, Size: 1499}})
+			until(t, a, "longer", Lost)
+			nettest.Do(t, n2, func() { nettest.Run(t, "nft", "flush ruleset") })
+			// What the other asks says that it is there.
+			a.Peers(peers(v6, 1, "n2"))
+			b.Try([]Target{{Name: "back", Node: "n1", From: to, To: from}})
+			until(t, a, "longer", Arrives)
+		})
+	}
+}
+
+// TestProber_stranger answers nobody but nodes, and those not without a limit.
+func TestProber_stranger(t *testing.T) {
+	n1, n2 := pair(t)
+	a, b := start(t, n1), start(t, n2)
+	b.Peers(map[netip.Addr]string{netip.MustParseAddr("192.0.2.77"): "other"})
+	a.Try([]Target{{Name: "x", Node: "n2", From: ends[false][0], To: ends[false][1]}})
+	until(t, a, "x", Lost)
+}
+
+func TestLimiter(t *testing.T) {
+	l, now := newLimiter(), time.Unix(1000, 0)
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for i := range perSource {
+		if !l.allow(one, now) {
+			t.Fatalf("the %dth is refused", i+1)
+		}
+	}
+	if l.allow(one, now) || !l.allow(two, now) || !l.allow(one, now.Add(time.Second)) {
+		t.Error("the limit is not of one address and one second")
+	}
+	n := 0
+	for i := range 3 * overall {
+		if l.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(2*time.Second)) {
+			n++
+		}
+	}
+	if n != overall || len(l.count) > overall {
+		t.Errorf("%d of many addresses, %d remembered", n, len(l.count))
+	}
+}
+
+// TestAnswer is never longer than the question, nor a question.
+func TestAnswer(t *testing.T) {
+	q := question(7, 100)
+	if len(q) != 100 || !isQuestion(q) {
+		t.Error(q)
+	}
+	a := answer(q)
+	if n, ok := answered(a); len(a) != 100 || !ok || n != 7 || isQuestion(a) {
+		t.Error(a)
+	}
+	for _, bad := range [][]byte{nil, []byte("podlane!"), []byte("podlane?1234567"), make([]byte, 100)} {
+		if _, ok := answered(bad); ok || isQuestion(bad) {
+			t.Errorf("%q is taken for a probe", bad)
+		}
+	}
+}

@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/podlane/podlane/agent/probe"
+	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
+	"github.com/podlane/podlane/plan"
+)
+
+// The kinds of targets.
+const (
+	toNode   = "node"   // the node's address: is its agent there at all?
+	byDirect = "direct" // its probe address, by the direct route
+	byVXLAN  = "vxlan"  // its gateway, through VXLAN
+	full     = "full"   // the longest packet of the way in use
+)
+
+// trialTime is how long software checksums are tried, and trialAgain how long it is
+// before they are tried once more where they did not help.
+const (
+	trialTime  = 5 * time.Second
+	trialAgain = 10 * time.Minute
+)
+
+// probing tries the ways to other nodes and tells the overlay what it found. Its
+// fields belong to the goroutine of Run.
+type probing struct {
+	log     *slog.Logger
+	prober  *probe.Prober
+	results probe.Results
+	probed  *overlay.Probed
+	of      *link.State // of the Plan whose targets are tried
+	ways    []overlay.Way
+	trial   time.Time // software checksums are tried since; zero: they are not
+	tried   time.Time // they did not help
+	// listed are the ways for the status, of the Plan with this Link.
+	listed    []PeerStatus
+	listedFor *link.State
+}
+
+func newProbing(log *slog.Logger) *probing {
+	return &probing{log: log, prober: probe.New(overlay.ProbePort, log), results: probe.Results{}}
+}
+
+// begin takes over what an agent before this one trusted.
+func (p *probing) begin(in overlay.Input, have link.State) {
+	if p.probed == nil {
+		p.probed = overlay.TrustKernel(in, have)
+	}
+}
+
+func targetName(kind string, w overlay.Way) string {
+	return fmt.Sprintf("%s %s %v", kind, w.Node, w.V6)
+}
+
+// try has the ways of a Plan tried.
+func (p *probing) try(pl *plan.Plan) {
+	if p.of == pl.Link || pl.Link == nil {
+		return
+	}
+	p.of, p.ways = pl.Link, nil
+	in := pl.OverlayInput()
+	own := pl.Snapshot.Nodes.Get(cluster.Key{Name: pl.Node})
+	addrs := map[netip.Addr]string{}
+	var targets []probe.Target
+	for _, peer := range overlay.Peers(in) {
+		for _, a := range peer.Node.Addresses {
+			addrs[a] = peer.Node.Name
+		}
+		for _, cidr := range peer.PodCIDRs {
+			addrs[overlay.ProbeAddr(cidr)], addrs[overlay.Gateway(cidr)] = peer.Node.Name, peer.Node.Name
+			w := overlay.Way{Node: peer.Node.Name, V6: cidr.Addr().Is6()}
+			p.ways = append(p.ways, w)
+			targets = append(targets, targetsOf(pl, own, peer.Node, w, cidr)...)
+		}
+	}
+	p.prober.Peers(addrs)
+	p.prober.Try(targets)
+}
+
+// targetsOf gives what is tried of one way.
+func targetsOf(pl *plan.Plan, own, peer *cluster.Node, w overlay.Way, cidr netip.Prefix) []probe.Target {
+	var out []probe.Target
+	add := func(kind string, from, to netip.Addr, size int) {
+		if from.IsValid() && to.IsValid() && from.Is6() == to.Is6() {
+			out = append(out, probe.Target{Name: targetName(kind, w), Node: w.Node, From: from, To: to, Size: size})
+		}
+	}
+	var ownCIDR netip.Prefix
+	for _, c := range own.PodCIDRs {
+		if c.Addr().Is6() == w.V6 {
+			ownCIDR = c
+		}
+	}
+	in := pl.OverlayInput()
+	nodeFrom, nodeTo := own.Address(w.V6), peer.Address(w.V6)
+	if !nodeTo.IsValid() {
+		nodeFrom, nodeTo = own.Address(!w.V6), peer.Address(!w.V6)
+	}
+	add(toNode, nodeFrom, nodeTo, 0)
+	if !ownCIDR.IsValid() {
+		return out
+	}
+	if in.Config.Mode == overlay.Auto && in.OnLink(peer.Address(w.V6)) {
+		add(byDirect, overlay.ProbeAddr(ownCIDR), overlay.ProbeAddr(cidr), 0)
+	}
+	switch r := pl.Link.Routes[link.RouteKey{Dst: cidr}]; r.Dev {
+	case "":
+	case overlay.Device:
+		add(byVXLAN, overlay.Gateway(ownCIDR), overlay.Gateway(cidr), 0)
+		add(full, overlay.Gateway(ownCIDR), overlay.Gateway(cidr), pl.Link.Links[overlay.Device].MTU)
+	default:
+		add(full, nodeFrom, nodeTo, pl.Underlay.MTU)
+	}
+	return out
+}
+
+func (p *probing) result(kind string, w overlay.Way) probe.Result {
+	return p.results[targetName(kind, w)]
+}
+
+// judge takes new results. A way is trusted when packets arrive on it, and no longer
+// when they do not while the node itself answers: an agent that is not there says
+// nothing about the way.
+func (p *probing) judge(results probe.Results, now time.Time) {
+	p.results, p.listed = results, nil
+	fresh := &overlay.Probed{Direct: map[overlay.Way]bool{}, SoftChecksum: p.probed != nil && p.probed.SoftChecksum}
+	lost := false
+	for _, w := range p.ways {
+		before := p.probed != nil && p.probed.Direct[w]
+		now := before
+		switch p.result(byDirect, w) {
+		case probe.Arrives:
+			now = true
+		case probe.Lost:
+			now = before && p.result(toNode, w) != probe.Arrives
+		}
+		if now != before {
+			p.log.Info("direct way", "peer", w.Node, "ipv6", w.V6, "trusted", now)
+		}
+		if now {
+			fresh.Direct[w] = true
+		}
+		lost = lost || p.vxlanLost(w)
+	}
+	p.checksums(fresh, lost, now)
+	if !fresh.Equal(p.probed) {
+		p.probed = fresh
+	}
+}
+
+// vxlanLost says that packets in VXLAN do not arrive while others do.
+func (p *probing) vxlanLost(w overlay.Way) bool {
+	return p.result(byVXLAN, w) == probe.Lost && p.result(toNode, w) == probe.Arrives
+}
+
+// checksums tries, where VXLAN packets are lost, whether they arrive with checksums
+// made by the kernel, and keeps to that where they do: a device that spoils them
+// is known by what arrives, not by its name or the kernel's version.
+func (p *probing) checksums(fresh *overlay.Probed, lost bool, now time.Time) {
+	switch {
+	case p.trial.IsZero():
+		if lost && !fresh.SoftChecksum && now.Sub(p.tried) > trialAgain {
+			p.log.Warn("VXLAN packets are lost: trying checksums made by the kernel")
+			p.trial, fresh.SoftChecksum = now, true
+		}
+	case !lost:
+		p.log.Warn("VXLAN packets arrive with checksums made by the kernel: the underlay's device spoils them; it stays so")
+		p.trial = time.Time{}
+	case now.Sub(p.trial) > trialTime:
+		p.log.Warn("VXLAN packets are lost with checksums made by the kernel too")
+		p.trial, p.tried, fresh.SoftChecksum = time.Time{}, now, false
+	}
+}
+
+// tick ends a trial that brings nothing.
+func (p *probing) tick(now time.Time) {
+	if !p.trial.IsZero() {
+		p.judge(p.results, now)
+	}
+}
+
+// problems names the ways on which packets are lost.
+func (p *probing) problems() []cluster.Problem {
+	var out []cluster.Problem
+	for _, w := range p.ways {
+		say := func(format string, args ...any) {
+			out = append(out, cluster.Problem{Kind: "way to node", Key: cluster.Key{Name: w.Node}, Err: fmt.Sprintf(format, args...)})
+		}
+		family := "IPv4"
+		if w.V6 {
+			family = "IPv6"
+		}
+		there := p.result(toNode, w) == probe.Arrives
+		switch {
+		case there && p.result(byVXLAN, w) == probe.Lost:
+			say("%s in VXLAN is lost, though the node answers: is UDP port %d open between nodes?", family, overlay.DefaultPort)
+		case there && p.result(byDirect, w) == probe.Lost:
+			say("%s with pods' addresses is lost on the direct way, so VXLAN is used: does the fabric check source addresses?", family)
+		case p.result(full, w) == probe.Lost && (there || p.result(byVXLAN, w) == probe.Arrives):
+			say("%s packets of full length are lost, shorter ones arrive: the network between takes less than the link's MTU; lower that", family)
+		}
+	}
+	if p.probed != nil && p.probed.SoftChecksum && p.trial.IsZero() {
+		out = append(out, cluster.Problem{Kind: "link", Key: cluster.Key{Name: overlay.Device},
+			Err: "the underlay's device spoils checksums of VXLAN packets, so the kernel makes them; that costs CPU time"})
+	}
+	return out
+}
+
+// PeerStatus is another node as this one reaches its pods.
+type PeerStatus struct {
+	Node string       `json:"node"`
+	CIDR netip.Prefix `json:"podCIDR"`
+	Way  string       `json:"way"` // direct, vxlan, none
+	Why  string       `json:"why"`
+	// Probe is what became of probes on this way: arrives, lost, unknown.
+	Probe string `json:"probe"`
+}
+
+var resultNames = map[probe.Result]string{probe.Unknown: "unknown", probe.Arrives: "arrives", probe.Lost: "lost"}
+
+// peers gives the ways of the Plan in force. They are made anew when the ways or the
+// results have changed, since a turn of the loop asks for them.
+func (a *Agent) peers() []PeerStatus {
+	p := a.probing
+	if p.listed == nil || p.listedFor != a.plan.Link {
+		p.listed, p.listedFor = p.list(a.plan), a.plan.Link
+	}
+	return p.listed
+}
+
+// list gives the ways of a Plan, and why they are so.
+func (p *probing) list(pl *plan.Plan) []PeerStatus {
+	var out []PeerStatus
+	in := pl.OverlayInput()
+	for _, peer := range overlay.Peers(in) {
+		for _, cidr := range peer.PodCIDRs {
+			w := overlay.Way{Node: peer.Node.Name, V6: cidr.Addr().Is6()}
+			s := PeerStatus{Node: w.Node, CIDR: cidr}
+			kind := byDirect
+			switch r := pl.Link.Routes[link.RouteKey{Dst: cidr}]; {
+			case r.Dev == "":
+				s.Way, s.Why = "none", "see problems"
+			case r.Dev == overlay.Device:
+				s.Way, s.Why, kind = "vxlan", p.why(in, peer.Node.Address(w.V6), w), byVXLAN
+			case in.Config.Mode == overlay.Direct:
+				s.Way, s.Why, kind = "direct", "--overlay=direct", toNode
+			default:
+				s.Way, s.Why = "direct", "on the same segment, and a probe arrived"
+			}
+			s.Probe = resultNames[p.result(kind, w)]
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (p *probing) why(in overlay.Input, a netip.Addr, w overlay.Way) string {
+	switch {
+	case in.Config.Mode == overlay.VXLAN:
+		return "--overlay=vxlan"
+	case !in.OnLink(a):
+		return "not on the same segment"
+	case p.result(toNode, w) != probe.Arrives:
+		return "on the same segment, but its agent has not answered a probe yet"
+	}
+	return "on the same segment, but packets with pods' addresses are lost there"
+}
