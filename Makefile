@@ -47,8 +47,8 @@ bench-path: build ## what a hop costs: node to node, flannel's layouts, ours, th
 	  --tests tcp_bw,tcp_lat,udp_bw,tcp_crr --rounds $(or $(ROUNDS),24) --duration 1s --warmup 200ms --budget 2h --width 0.1% \
 	  --json bin/bench-path.json --html bin/bench-path.html
 
-bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf)
-	$(GO) generate ./kernel/bpf
+bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf/...)
+	$(GO) generate ./kernel/bpf/...
 
 bench-proxy: check-go ## the service proxy beside kube-proxy, 30 min, root, a quiet machine (cd test/kubeproxy && go run ./cmd/bench)
 	cd test/kubeproxy && $(GO) run ./cmd/bench $(BENCH_FLAGS)

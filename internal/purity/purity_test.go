@@ -23,6 +23,7 @@ var pure = map[string][]string{
 	"guard":            {"counts"},
 	"overlay/fastpath": nil,
 	"proxy":            nil,
+	"proxy/ebpf":       nil,
 	"proxy/nftables":   nil,
 	"proxy/stale":      nil,
 	"plan":             nil,

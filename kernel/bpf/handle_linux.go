@@ -64,7 +64,7 @@ func Open(c Config) (*Handle, error) {
 		dir: filepath.Join(c.Dir, layout), attach: c.Attach, devices: map[string]attached{},
 		pods: map[netip.Addr]objectsPod{}, peers: map[netip.Prefix]objectsPeer{},
 	}
-	if err := makeDir(h.dir); err != nil {
+	if err := MakeDir(h.dir); err != nil {
 		return nil, err
 	}
 	if err := h.load(); err != nil {
@@ -78,8 +78,8 @@ func Open(c Config) (*Handle, error) {
 	return h, nil
 }
 
-// makeDir makes a folder that maps and links can be pinned in.
-func makeDir(dir string) error {
+// MakeDir makes a folder that maps and links can be pinned in.
+func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("%w: %v", ErrUnavailable, err)
 	}
@@ -100,10 +100,16 @@ func (h *Handle) load() error {
 	options := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}}
 	err := loadObjectsObjects(&h.objects, options)
 	if errors.Is(err, ebpf.ErrMapIncompatible) { // of a build that did not keep to layout
-		if err = removePins(h.dir); err == nil {
+		if err = RemovePins(h.dir); err == nil {
 			err = loadObjectsObjects(&h.objects, options)
 		}
 	}
+	return Unavailable(err)
+}
+
+// Unavailable says of an error of loading programs that they are not available,
+// and why.
+func Unavailable(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%w: this process may not load it (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN of the machine): %v", ErrUnavailable, firstWords(err))
 	}
@@ -160,8 +166,11 @@ func Remove(dir string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return clsact
 	}
-	left := pinnedWays(filepath.Join(dir, layout))
-	return errors.Join(clsact, removePins(filepath.Join(dir, layout)), os.RemoveAll(dir), forgetFlows(left))
+	own := filepath.Join(dir, layout)
+	left := pinnedWays(own)
+	err = errors.Join(clsact, RemovePins(own), os.RemoveAll(own), forgetFlows(left))
+	_ = os.Remove(dir) // where nothing else is in it
+	return err
 }
 
 // pinnedWays reads what took the fast path from pinned maps, as far as they are
@@ -179,9 +188,9 @@ func pinnedWays(dir string) ways {
 	return h.fast()
 }
 
-// removePins unpins all in a folder. A link without pin and holder is detached
+// RemovePins unpins all in a folder. A link without pin and holder is detached
 // by the kernel, soon; so it is detached before.
-func removePins(dir string) error {
+func RemovePins(dir string) error {
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -189,11 +198,9 @@ func removePins(dir string) error {
 	var errs []error
 	for _, f := range files {
 		path := filepath.Join(dir, f.Name())
-		if _, _, isLink := linkOf(f.Name()); isLink {
-			if l, err := link.LoadPinnedLink(path, nil); err == nil {
-				_ = l.Detach() // of a device that has gone: detached already
-				_ = l.Close()
-			}
+		if l, err := link.LoadPinnedLink(path, nil); err == nil {
+			_ = l.Detach() // of a device that has gone: detached already
+			_ = l.Close()
 		}
 		errs = append(errs, os.Remove(path))
 	}

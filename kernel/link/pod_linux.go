@@ -24,6 +24,17 @@ type PodSpec struct {
 	MTU      int
 }
 
+// NetnsCookie gives the number by which BPF programs know the network namespace of
+// a socket: another one for each namespace that there is until the machine starts
+// anew.
+func NetnsCookie(socket int) (uint64, error) {
+	cookie, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("cookie of the network namespace (Linux 5.14): %w", err)
+	}
+	return cookie, nil
+}
+
 // AddPod makes the veth pair, one end in the namespace netns, and configures that
 // end through podSocket, a NETLINK_ROUTE socket opened inside the namespace. So
 // the caller needs CAP_NET_ADMIN alone and never enters the namespace. Both
