@@ -62,6 +62,7 @@ type Config struct {
 	Events   bool     // warn by Events
 	FastPath FastPath
 	DNS      cluster.Key // the Service of the cluster's DNS, whose servers are asked; zero: none
+	SocketLB SocketLB
 	Log      *slog.Logger
 	Operations
 }
@@ -75,6 +76,7 @@ type Agent struct {
 	links    links
 	services services
 	fast     fast
+	sockets  sockets
 
 	operations *operations // beside the services
 	serving    *serving
@@ -151,6 +153,9 @@ func (a *Agent) open() error {
 	if err := a.fast.open(a.config.FastPath, a.log); err != nil {
 		return err
 	}
+	if err := a.sockets.open(a.config.SocketLB, a.log); err != nil {
+		return err
+	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("boot id: %w", err)
@@ -169,6 +174,7 @@ func (a *Agent) close() {
 	a.links.close()
 	a.services.close()
 	a.fast.close()
+	a.sockets.close()
 }
 
 // loop is the one writer of the kernel.
@@ -236,6 +242,7 @@ func (a *Agent) apply() error {
 	err := errors.Join(a.compile(), a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
 		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
 	a.probing.try(a.plan)
+	a.translate()
 	a.fast.apply(a.plan, &a.links, a.normalPods())
 	if err == nil {
 		a.applied = a.snapshot.Version

@@ -31,15 +31,15 @@ func (a *Agent) examine(r *cni.Request) {
 	}
 	facts := observe.FromRecord(a.config.Node, a.plan.Underlay, a.plan.Overlay, a.pods.Allocations())
 	facts.Probed = a.plan.Probed
-	fast := a.fast.status(nil)
-	go func(p *plan.Plan) { r.Reply(examination(p, *facts, fast)) }(a.plan)
+	fast, why := a.fast.status(nil), a.sockets.why
+	go func(p *plan.Plan) { r.Reply(examination(p, *facts, fast, why)) }(a.plan)
 }
 
-func examination(p *plan.Plan, facts observe.Facts, fast FastPathStatus) shim.Reply {
+func examination(p *plan.Plan, facts observe.Facts, fast FastPathStatus, noSockets string) shim.Reply {
 	exam, err := observe.ExaminePlan(p, facts)
 	var result []byte
 	if err == nil {
-		exam.FastPath, exam.FastPathOff = fast.On, fast.Why
+		exam.FastPath, exam.FastPathOff, exam.SocketLBOff = fast.On, fast.Why, noSockets
 		result, err = json.Marshal(Examination{exam, doctor.Cluster(p)})
 	}
 	if err != nil {

@@ -70,7 +70,7 @@ func (a *Agent) world() explain.World {
 	own := a.plan
 	return explain.World{
 		Snapshot: own.Snapshot, Plans: map[string]*plan.Plan{own.Node: own}, Names: map[string]map[string]cluster.Key{own.Node: names},
-		Compile: func(node string) *plan.Plan { return peerPlan(own, node) }, Fast: a.fast.now(own.Node),
+		Compile: func(node string) *plan.Plan { return peerPlan(own, node) }, Fast: a.fast.now(own.Node), Sockets: a.sockets.now(own.Node),
 	}
 }
 

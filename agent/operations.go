@@ -17,6 +17,7 @@ import (
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
+	"github.com/podlane/podlane/kernel/bpf/socket"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
@@ -49,6 +50,7 @@ type operations struct {
 	Operations
 	log     *slog.Logger
 	node    string
+	bpfDir  string // of the counters of the translation at the socket
 	procSys string // where /proc/sys can be written; "" for /proc/sys
 	limits  string // file of the flow table's former limits
 	record  string // file that names the backend in use, where it is not the default
@@ -64,7 +66,7 @@ type operations struct {
 }
 
 func newOperations(c Config, log *slog.Logger) *operations {
-	o := &operations{Operations: c.Operations, node: c.Node, log: log, procSys: c.ProcSys, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, bpfDir: c.SocketLB.Dir, procSys: c.ProcSys, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, o.countFlows)
@@ -80,6 +82,7 @@ func flowLevel() (count, most int, err error) {
 
 // countFlows reads the kernel's counters of new flows; those of endpoints where a
 // Service asks for it.
+// Connections that were translated at their sockets are counted there.
 func (o *operations) countFlows() (frontends, endpoints []ports.ServiceCount, err error) {
 	conn, err := nft.Dial(0)
 	if err != nil {
@@ -90,6 +93,11 @@ func (o *operations) countFlows() (frontends, endpoints []ports.ServiceCount, er
 	if err != nil {
 		return nil, nil, err
 	}
+	flows, err := socket.ReadFlows(o.bpfDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	apply.AddTranslated(counts, flows.Frontends)
 	for _, c := range counts {
 		frontends = append(frontends, serviceCount(c.Service, c.Protocol, c.Frontend, c.New))
 	}
@@ -100,6 +108,7 @@ func (o *operations) countFlows() (frontends, endpoints []ports.ServiceCount, er
 	if err != nil {
 		return nil, nil, err
 	}
+	apply.AddTranslatedTo(of, counts, flows.Endpoints)
 	for _, c := range of {
 		endpoints = append(endpoints, serviceCount(c.Service, c.Protocol, c.Endpoint, c.New))
 	}

@@ -39,6 +39,7 @@ type Status struct {
 	Underlay link.Underlay  `json:"underlay"`
 	FastPath FastPathStatus `json:"fastPath"`
 	DNS      *DNSStatus     `json:"dns,omitempty"`
+	SocketLB SocketLBStatus `json:"socketLB"`
 	// Applied is the version of the cluster's state that the kernel has, where the
 	// source gives one.
 	Applied string `json:"applied,omitempty"`
@@ -69,6 +70,7 @@ func (a *Agent) status() shim.Reply {
 	}
 	s.FastPath = a.fast.status(a.pods.Allocations())
 	if a.plan != nil {
+		s.SocketLB = a.sockets.status(a.snapshot, a.pods.Allocations())
 		s.Underlay = a.plan.Underlay
 		if a.dns.service != (cluster.Key{}) {
 			dns := a.dns.status(a.snapshot, a.config.Node)

@@ -71,7 +71,10 @@ type Pod struct {
 	// NormalPath is why the pod's packets are not to take the fast path: "opt-out",
 	// "bandwidth", or "".
 	NormalPath string
-	Problems   []Problem
+	// RulesOnly is why the pod's connections to Services are not to be translated at
+	// its sockets: "opt-out", "mesh", or "".
+	RulesOnly string
+	Problems  []Problem
 }
 
 // ServiceType is a Service's spec.type.

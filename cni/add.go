@@ -86,8 +86,9 @@ func (p *Plugin) plan(calls []*call) {
 func (p *Plugin) allocate(c *call) error {
 	if old, ok := p.record.Get(c.key()); ok {
 		if old.BootID == p.config.BootID && !p.leaving[c.key()] {
-			c.alloc, c.moved = old, old.Netns != c.req.Netns
-			c.alloc.Netns = c.req.Netns
+			c.alloc = old
+			c.alloc.Netns, c.alloc.NetnsCookie = c.req.Netns, cookie(c.req)
+			c.moved = old.Netns != c.alloc.Netns || old.NetnsCookie != c.alloc.NetnsCookie
 			return nil
 		}
 		if err := p.drop(old); err != nil {
@@ -104,13 +105,23 @@ func (p *Plugin) allocate(c *call) error {
 	}
 	c.fresh = true
 	c.alloc = Allocation{
-		Network: c.conf.Name, ContainerID: c.req.ContainerID, IfName: c.req.IfName, Netns: c.req.Netns,
+		Network: c.conf.Name, ContainerID: c.req.ContainerID, IfName: c.req.IfName, Netns: c.req.Netns, NetnsCookie: cookie(c.req),
 		BootID: p.config.BootID, Addrs: addrs, Gateways: gateways, MTU: p.network.MTU,
 		Link: p.freeLink(c.key()), MAC: podMAC(c.key()), HostMAC: overlay.HostMAC, Created: now.UTC(),
 	}
 	c.alloc.Namespace, c.alloc.Pod, c.alloc.UID = podArgs(c.req.Args)
 	c.alloc.Ports = c.conf.RuntimeConfig.PortMappings
 	return nil
+}
+
+// cookie gives that of the pod's network namespace, or 0 from a kernel that has
+// none.
+func cookie(r *Request) uint64 {
+	if r.SocketFD < 0 {
+		return 0
+	}
+	c, _ := link.NetnsCookie(r.SocketFD)
+	return c
 }
 
 // freeLink gives a link name that no other attachment has.

@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/internal/nettest"
@@ -69,7 +71,7 @@ func TestAdd_pingCheckDel(t *testing.T) {
 	if have.MAC.String() != inside.Mac || have.HostMAC.String() != host.Mac || time.Since(have.Created) > time.Minute {
 		t.Errorf("record %+v", have)
 	}
-	want.MAC, want.HostMAC, want.Created = have.MAC, have.HostMAC, have.Created
+	want.MAC, want.HostMAC, want.Created, want.NetnsCookie = have.MAC, have.HostMAC, have.Created, cookieOf(t, p.ns)
 	if diff := cmp.Diff(want, have, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error("record (-want +have):\n", diff)
 	}
@@ -469,4 +471,18 @@ func TestHandle_refuses(t *testing.T) {
 			t.Errorf("%s: %+v, want code %d", c.name, reply.Error, c.code)
 		}
 	}
+}
+
+// cookieOf asks the kernel itself.
+func cookieOf(t *testing.T, ns netns.NsHandle) (cookie uint64) {
+	t.Helper()
+	nettest.Do(t, ns, func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		cookie, _ = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	})
+	return cookie
 }

@@ -42,6 +42,8 @@ type Allocation struct {
 	ContainerID string `json:"containerId"`
 	IfName      string `json:"ifName"` // the link in the pod, mostly eth0
 	Netns       string `json:"netns"`  // the path that the runtime gave
+	// NetnsCookie is that of the network namespace; 0 where the kernel has none.
+	NetnsCookie uint64 `json:"netnsCookie,omitempty"`
 	Namespace   string `json:"namespace,omitempty"`
 	Pod         string `json:"pod,omitempty"`
 	UID         string `json:"uid,omitempty"`

@@ -65,6 +65,8 @@ func TestNodes(t *testing.T) {
 		{"kube-proxy's table", observe.Exam{Tables: []string{"ip kube-proxy"}}, "PL-012"},
 		{"a firewall past which the fast path goes", observe.Exam{Report: observe.Report{FastPath: true, Foreign: []observe.Foreign{{Table: "ip f", Chain: "f", Hook: "forward", Handle: 4, What: "drop"}}}}, "PL-010 PL-031"},
 		{"no fast path", observe.Exam{Report: observe.Report{FastPathOff: "this kernel has no BTF"}}, "PL-032"},
+		{"no translation at the socket", observe.Exam{Report: observe.Report{SocketLBOff: "/sys/fs/cgroup is not a cgroup2 file system"}}, "PL-033"},
+		{"none wanted", observe.Exam{Report: observe.Report{SocketLBOff: "off by --socket-lb"}}, ""},
 		{"no fast path wanted", observe.Exam{Report: observe.Report{FastPathOff: "off by --fast-path"}}, ""},
 		{"strict", observe.Exam{Sysctls: map[string]string{"net/ipv4/conf/all/rp_filter": "1"}}, "PL-020"},
 		{"strict everywhere, loose here", observe.Exam{Report: observe.Report{Facts: facts("eth0", 1500)},

@@ -15,6 +15,12 @@ var fastPathChecks = []Check{
 		}
 		return one(Info, "nothing has to be done: the normal path is complete; docs/fast-path.md says what the fast path needs", "%s", e.FastPathOff)
 	}},
+	{ID: "PL-033", Title: "no Service is translated at the pods' sockets", Node: func(e *observe.Exam) []Finding {
+		if e.SocketLBOff == "" || strings.HasPrefix(e.SocketLBOff, "off by ") {
+			return nil
+		}
+		return one(Info, "nothing has to be done: the node's rules translate; docs/fast-path.md says what the translation at the socket needs", "%s", e.SocketLBOff)
+	}},
 }
 
 // unseen finds rules of others that drop in the forward hook, where packets of the

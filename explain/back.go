@@ -18,6 +18,7 @@ type answerPacket struct {
 	dst     netip.Addr
 	local   bool
 	nat     []translation
+	asked   netip.AddrPort // by the client's packets
 	hops    []Hop
 	mtu     int
 	verdict Verdict
@@ -41,7 +42,7 @@ func (a *answerPacket) stop(v Verdict, format string, args ...any) bool {
 }
 
 func (t *traveller) back(p packet, end End) *answerPacket {
-	a := &answerPacket{at: end.Node, src: p.dst, dst: p.src, nat: slices.Clone(p.nat), local: end.Kind == "node", hops: []Hop{}}
+	a := &answerPacket{asked: p.asked, at: end.Node, src: p.dst, dst: p.src, nat: slices.Clone(p.nat), local: end.Kind == "node", hops: []Hop{}}
 	own := t.plan(a.at)
 	if end.Kind == "pod" && !end.HostNetwork {
 		if end.Addr.IsValid() && a.dst == end.Addr || slices.Contains(end.Addrs, a.dst) {
@@ -131,8 +132,8 @@ func (t *traveller) backHome(a *answerPacket, expected bool) bool {
 	switch {
 	case !expected:
 		return a.stop(Unanswered, "the answer ends at node %s itself, which did not ask", a.at)
-	case a.src != t.target:
-		return a.stop(Unanswered, "the answer comes from %s, but %s was asked: it does not pass the node that translated", a.src, t.target)
+	case a.src != a.asked:
+		return a.stop(Unanswered, "the answer comes from %s, but %s was asked: it does not pass the node that translated", a.src, a.asked)
 	}
 	return a.stop(Delivered, "")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy/ebpf"
 )
 
 // Version is that of the Answer as JSON. Fields may be added to a version.
@@ -35,6 +36,9 @@ type World struct {
 	DNS cluster.Key
 	// Fast is what the nodes' fast paths take, by node, where that is known.
 	Fast map[string]*fastpath.State
+	// Sockets are the pods whose connections are translated at their sockets, by node,
+	// where that is known.
+	Sockets map[string]*ebpf.Clients
 	// Outside is the address that FROM "outside" stands for, in each family.
 	Outside []netip.Addr
 }

@@ -26,6 +26,9 @@ type ServiceChoice struct {
 	Endpoints []Endpoint `json:"endpoints"`
 	// Masquerade says why the source address is changed, or is empty.
 	Masquerade string `json:"masquerade,omitempty"`
+	// AtSocket says that the client's socket is connected to the endpoint from the
+	// start, so that no rule translates a packet.
+	AtSocket bool `json:"at_socket,omitempty"`
 	// Shadowed are Services that claim the same frontend and do not have it.
 	Shadowed []string `json:"shadowed,omitempty"`
 	Objects  []Object `json:"objects,omitempty"`

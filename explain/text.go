@@ -99,7 +99,11 @@ func percent(e Endpoint) string {
 }
 
 func (p *printer) service(c *ServiceChoice) {
-	p.line("\nSERVICE %s at %s, by the rules of node %s", cmp.Or(c.Service, "none"), c.Frontend, c.Node)
+	how := "by the rules"
+	if c.AtSocket {
+		how = "at the pod's socket, so that no packet is translated, by the maps"
+	}
+	p.line("\nSERVICE %s at %s, %s of node %s", cmp.Or(c.Service, "none"), c.Frontend, how, c.Node)
 	p.line("  %s; affinity: %s", c.Policy, c.Affinity)
 	var rows [][]string
 	for _, e := range c.Endpoints {

@@ -42,7 +42,8 @@ type packet struct {
 	nodes int
 	// of reaching this endpoint, num in den
 	num, den uint64
-	why      string // of the source
+	why      string         // of the source
+	asked    netip.AddrPort // what the packet has for its destination when it leaves the client
 }
 
 // translation is what a node's conntrack remembers of a connection.
@@ -64,7 +65,7 @@ func (p *packet) fits(mtu int) {
 
 func (t *traveller) start(q question) {
 	t.client, t.target = q.from, netip.AddrPortFrom(q.addr, q.port)
-	p := packet{at: q.from.Node, src: q.from.Addr, dst: t.target, num: 1, den: 1, why: "unchanged"}
+	p := packet{at: q.from.Node, src: q.from.Addr, dst: t.target, asked: t.target, num: 1, den: 1, why: "unchanged"}
 	own := t.plan(p.at)
 	switch {
 	case own == nil:
@@ -80,10 +81,39 @@ func (t *traveller) start(q question) {
 		p.hop(StageArrive, p.at, "the address is the pod's own: the packet stays inside the pod")
 		t.end(p, q.from)
 		return
+	case t.atSocket(p, own, q.from):
+		return
 	default:
 		t.leavePod(&p, own)
 	}
 	t.enter(p)
+}
+
+// atSocket follows a connection that is translated at the pod's socket, and gives
+// false for any other.
+func (t *traveller) atSocket(p packet, own *plan.Plan, from End) bool {
+	if t.Sockets[p.at] == nil {
+		return false
+	}
+	c, is := t.choose(own, p.src, p.dst, false)
+	if !is || !t.Sockets[p.at].Translates(p.src, t.protocol, c.result) {
+		return false
+	}
+	c.Masquerade, c.AtSocket = "", true
+	t.answer.Services = append(t.answer.Services, c)
+	p.hop(StageService, p.at, c.sentence()+"; the pod's socket is connected to the endpoint from the start, and no packet is translated", c.Objects...)
+	for _, b := range c.backends {
+		next := p
+		next.dst, next.asked, next.den = b, b, p.den*uint64(len(c.backends))
+		if b.Addr() == p.src {
+			next.hop(StageArrive, p.at, "the endpoint is the pod itself: the packet stays inside the pod")
+			t.end(next, from)
+			continue
+		}
+		t.leavePod(&next, own)
+		t.enter(next)
+	}
+	return true
 }
 
 // leavePod takes a packet over the pod's pair of links to its node.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/kernel/bpf"
+	"github.com/podlane/podlane/kernel/bpf/socket"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
@@ -76,7 +77,7 @@ func (t Traces) removeFastPath() error {
 	if t.BPFDir == "" {
 		return nil
 	}
-	return errors.Join(bpf.Remove(t.BPFDir), bpf.RemoveQdiscs())
+	return errors.Join(socket.Remove(t.BPFDir), bpf.Remove(t.BPFDir), bpf.RemoveQdiscs())
 }
 
 // removeTables removes our tables of any layout.

@@ -62,6 +62,7 @@ func makeDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	removeCgroups(dir)
 	if err := emptyDir(dir); err != nil { // what a killed holder left
 		_ = lock.Close()
 		return nil, err
@@ -105,6 +106,7 @@ func emptyDir(dir string) error {
 // removeDir removes a lab's folder and the folders above it that only labs
 // use, as far as they are empty.
 func removeDir(dir string) error {
+	removeCgroups(dir)
 	err := os.RemoveAll(dir)
 	for parent, n := filepath.Dir(dir), 0; n < 2; parent, n = filepath.Dir(parent), n+1 {
 		if os.Remove(parent) != nil {

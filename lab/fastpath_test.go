@@ -43,6 +43,8 @@ type fastLab struct {
 	t    *testing.T
 	user user
 	name string
+	// leaves looks, after the lab's end, for what it left; nil is nothing.
+	leaves func()
 }
 
 func (l *fastLab) run(args ...string) string {
@@ -105,6 +107,14 @@ func (l *fastLab) address(pod string) string {
 // The fast path in a whole cluster: from pod to pod, of Services, of a pod that
 // opted out, with agents that are killed, and with one node that has none.
 func TestFastPath(t *testing.T) {
+	l := upFast(t, fastPathObjects)
+	l.ways()
+	l.changes()
+}
+
+// upFast brings up such a lab, which the test takes down.
+func upFast(t *testing.T, objects string, flags ...string) *fastLab {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: without it there is no BPF")
 	}
@@ -112,19 +122,22 @@ func TestFastPath(t *testing.T) {
 	needLabs(t, u)
 	before := machine()
 	file := filepath.Join(t.TempDir(), "objects.yaml")
-	if err := os.WriteFile(file, []byte(fastPathObjects), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(objects), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := &fastLab{t, u, newName()}
-	if out, err := u.command(t, "lab", "up", "--name", l.name, "--fast-path", "on", "-f", file).CombinedOutput(); err != nil {
+	l := &fastLab{t: t, user: u, name: newName()}
+	args := append([]string{"lab", "up", "--name", l.name, "--fast-path", "on", "-f", file}, flags...)
+	if out, err := u.command(t, args...).CombinedOutput(); err != nil {
 		t.Skipf("no fast path here: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
 		l.run("down")
 		sameMachine(t, before)
+		if l.leaves != nil {
+			l.leaves()
+		}
 	})
-	l.ways()
-	l.changes()
+	return l
 }
 
 func (l *fastLab) ways() {

@@ -21,6 +21,7 @@ type node struct {
 	*cluster.Node
 	dir   string
 	space *space
+	pods  *os.File // the cgroup of its pods; nil: none of their own
 	agent *supervisor
 	port  string        // the underlay's end of its link
 	stop  chan struct{} // closed when the node goes
@@ -91,6 +92,9 @@ func (h *holder) makeNode(n *node) error {
 	if err != nil {
 		return err
 	}
+	if n.pods, err = h.makeCgroup(n.Name); err != nil {
+		return err
+	}
 	n.port = h.portName(n)
 	if err := h.underlay.join(n.space, n.port, n.Addresses); err != nil {
 		return err
@@ -134,11 +138,15 @@ func (h *holder) startAgent(n *node) (*process, error) {
 	return h.procs.start(n.space, func() (*exec.Cmd, error) {
 		cmd := exec.Command(h.program(), "agent", "--node", n.Name, "--manifests", filepath.Join(h.dir, "cluster"),
 			"--run-dir", filepath.Join(n.dir, "run"), "--state-dir", filepath.Join(n.dir, "state"), "--overlay", h.opts.Overlay, "--proxy-backend", h.opts.ProxyBackend,
-			"--fast-path", h.opts.FastPath, "--bpf-dir", filepath.Join(h.dir, "bpf", n.Name))
+			"--fast-path", h.opts.FastPath, "--bpf-dir", h.bpfDir(n),
+			"--socket-lb", h.opts.SocketLB, "--cgroup", cgroupOf(h.dir, n.Name))
 		cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, "/", h.environment()
 		return cmd, nil
 	})
 }
+
+// bpfDir is the node's own folder of the lab's BPF file system.
+func (h *holder) bpfDir(n *node) string { return filepath.Join(h.dir, "bpf", n.Name) }
 
 // program is where the holder keeps its own executable.
 func (h *holder) program() string { return filepath.Join(h.dir, "bin", "podlane") }
@@ -232,6 +240,9 @@ func (h *holder) dropNode(n *node) {
 	}
 	h.underlay.leave(n.port)
 	n.space.close()
+	if n.pods != nil {
+		_ = n.pods.Close()
+	}
 	_ = os.RemoveAll(n.dir)
 }
 

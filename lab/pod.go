@@ -239,6 +239,9 @@ func (p *pod) makeSandbox() error {
 		}
 		return loopbackUp()
 	})
+	if err == nil {
+		p.space.cgroup = p.node.pods
+	}
 	return err
 }
 

@@ -41,6 +41,9 @@ func (ps *processes) start(s *space, build func() (*exec.Cmd, error)) (*process,
 			return err
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if s != nil && s.cgroup != nil {
+			cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.cgroup.Fd())
+		}
 		ps.mu.Lock() // so that reap does not meet a child it does not know yet
 		defer ps.mu.Unlock()
 		if ps.closed {

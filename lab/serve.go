@@ -225,12 +225,18 @@ func (h *holder) exec(req *execRequest, files []*os.File, signals <-chan syscall
 	}
 	var s *space
 	var err error
-	h.look(func() { s, err = h.target(req.Target) })
+	env := req.Env
+	h.look(func() {
+		s, err = h.target(req.Target)
+		if n := h.nodes[strings.TrimPrefix(req.Target, "node/")]; n != nil && n.space == s {
+			env = append(slices.Clone(env), "PODLANE_BPF_DIR="+h.bpfDir(n))
+		}
+	})
 	if err != nil {
 		return errorReply(err)
 	}
 	p, err := h.procs.start(s, func() (*exec.Cmd, error) {
-		cmd, err := lookUp(req.Argv, h.environment(req.Env...))
+		cmd, err := lookUp(req.Argv, h.environment(env...))
 		if err != nil {
 			return nil, err
 		}

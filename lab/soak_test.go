@@ -28,17 +28,7 @@ func TestFastPath_soak(t *testing.T) {
 	if *soak == 0 {
 		t.Skip("takes as long as it is told to: -soak 30m")
 	}
-	u := users()[0]
-	needLabs(t, u)
-	file := filepath.Join(t.TempDir(), "objects.yaml")
-	if err := os.WriteFile(file, []byte(fastPathObjects), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l := &fastLab{t, u, newName()}
-	if out, err := u.command(t, "lab", "up", "--name", l.name, "--fast-path", "on", "-f", file).CombinedOutput(); err != nil {
-		t.Skipf("no fast path here: %v: %s", err, out)
-	}
-	t.Cleanup(func() { l.run("down") })
+	l := upFast(t, fastPathObjects, "--socket-lb", "on")
 	want := map[string]int{"n1": l.podsOnFastPath("n1"), "n2": l.podsOnFastPath("n2")}
 	stop, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- l.askWithoutPause(l.address("web"), stop) }()

@@ -14,6 +14,7 @@ import (
 // pinned at path.
 type space struct {
 	net, mnt, uts *os.File // mnt and uts are nil where they are the holder's own
+	cgroup        *os.File // that processes are started in; nil is the holder's
 	path          string   // where the network namespace is bound, as CNI_NETNS names it
 }
 

@@ -8,6 +8,7 @@ type Status struct {
 	Dir      string          `json:"dir"`
 	Overlay  string          `json:"overlay"`
 	FastPath string          `json:"fast_path"` // auto, on, off
+	SocketLB string          `json:"socket_lb"` // likewise
 	Root     bool            `json:"root"`      // false: in a user namespace, without a fast path
 	Nodes    []NodeStatus    `json:"nodes"`
 	Pods     []PodStatus     `json:"pods"`

@@ -24,6 +24,10 @@ type Traffic struct {
 	URL      string // http://HOST:PORT/... or udp://HOST:PORT
 	Requests int    // default 1
 	Parallel int    // at the same time; default 1
+	Rate     int    // a second at most; 0 is no limit
+	// Long is how many connections more are open all the time, over each of which a
+	// request goes every 100 ms. HTTP alone.
+	Long    int
 	Timeout  time.Duration
 }
 
@@ -38,6 +42,10 @@ type TrafficResult struct {
 	// SourcePorts is the number of distinct source ports used.
 	SourcePorts int     `json:"source_ports"`
 	Seconds     float64 `json:"seconds"`
+	// LongRequests are those over the long connections; LongLost are such connections
+	// that ended.
+	LongRequests int `json:"long_requests,omitempty"`
+	LongLost     int `json:"long_lost,omitempty"`
 	// Errors has the first of each kind of error.
 	Errors []string `json:"errors,omitempty"`
 }
@@ -84,11 +92,16 @@ func (t Traffic) Run(ctx context.Context) (*TrafficResult, error) {
 			}
 		})
 	}
-	for range t.Requests {
+	long := t.startLong(ctx, u)
+	for i := range t.Requests {
+		if t.Rate > 0 {
+			time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(t.Rate))))
+		}
 		todo <- struct{}{}
 	}
 	close(todo)
 	workers.Wait()
+	c.endLong(long)
 	c.result.Seconds = time.Since(began).Seconds()
 	return c.done(), nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
@@ -34,6 +35,9 @@ type Options struct {
 	ProxyBackend string `json:"proxy_backend"`
 	// FastPath is the agents' fast path: auto, on or off; default fastpath.Default.
 	FastPath string `json:"fast_path"`
+	// SocketLB is the agents' translation at the socket: auto, on or off; default
+	// agent.DefaultSocketLB.
+	SocketLB string `json:"socket_lb"`
 	// Families are ipv4, ipv6 or dual. The default is dual, or ipv4 where the
 	// kernel has no IPv6.
 	Families string `json:"families"`
@@ -74,6 +78,14 @@ func (o *Options) fill() error {
 		return errors.New("the fast path needs root, without which there is no BPF")
 	}
 	o.FastPath = string(mode)
+	sockets, err := agent.ParseSocketLB(o.SocketLB)
+	if err != nil {
+		return err
+	}
+	if sockets == fastpath.On && !asRoot() {
+		return errors.New("the translation at the socket needs root, without which there is no BPF")
+	}
+	o.SocketLB = string(sockets)
 	if o.Families == "" {
 		o.Families = "dual"
 		if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {

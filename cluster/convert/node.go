@@ -91,6 +91,7 @@ func Pod(pod *corev1.Pod) *cluster.Pod {
 		Hostname:    pod.Spec.Hostname,
 		Subdomain:   pod.Spec.Subdomain,
 		NormalPath:  normalPath(pod.Annotations),
+		RulesOnly:   rulesOnly(pod.Annotations),
 	}
 	out.IPs = podIPs(&p, pod)
 	out.Problems = p.list
@@ -111,6 +112,22 @@ func normalPath(annotations map[string]string) string {
 		return "opt-out"
 	case annotations[ingressBandwidth] != "" || annotations[egressBandwidth] != "":
 		return "bandwidth"
+	}
+	return ""
+}
+
+// meshes are annotations of pods with a service mesh's proxy, to which the pod's own
+// rules send what goes to a Service's address.
+var meshes = []string{"sidecar.istio.io/status", "linkerd.io/proxy-version", "kuma.io/sidecar-injected"}
+
+func rulesOnly(annotations map[string]string) string {
+	if annotations[fastPathAnnotation] == "off" {
+		return "opt-out"
+	}
+	for _, m := range meshes {
+		if annotations[m] != "" {
+			return "mesh"
+		}
 	}
 	return ""
 }

@@ -33,8 +33,8 @@ type agentFlags struct {
 	backend, iptablesRoot                      string
 	nodePortAddresses                          []string
 	externalIPs                                bool
-	fastPath, bpfDir                           string
 	dnsService                                 string
+	fastPath, bpfDir, socketLB, cgroup         string
 	install                                    installFlags
 }
 
@@ -68,7 +68,9 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.BoolVar(&f.check, "check", false, "check the flags and the source, then exit")
 	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
 	fl.StringVar(&f.fastPath, "fast-path", string(fastpath.Default), "packets between pods past routing and netfilter, by tc eBPF: auto (where the kernel can), on, off")
-	fl.StringVar(&f.bpfDir, "bpf-dir", "/sys/fs/bpf/podlane", "folder of a BPF file system for the fast path, this node's own")
+	fl.StringVar(&f.bpfDir, "bpf-dir", defaultBPFDir, "folder of a BPF file system for the fast path and --socket-lb, this node's own")
+	fl.StringVar(&f.socketLB, "socket-lb", string(agent.DefaultSocketLB), "TCP connections of pods to cluster IPs go to an endpoint from the start, by cgroup eBPF: auto (where the kernel can), on, off")
+	fl.StringVar(&f.cgroup, "cgroup", "/sys/fs/cgroup", "for --socket-lb: the machine's cgroup file system, or the cgroup of this node's pods")
 	fl.StringVar(&f.backend, "proxy-backend", string(agent.AutoBackend), "how Services are brought to the kernel: auto (nftables, where the kernel can), nftables, iptables (by the host's programs)")
 	fl.StringVar(&f.iptablesRoot, "iptables-root", "", "where the host's files are, in a container, to run its iptables; \"\" is /")
 	fl.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", []string{"primary"}, "the node's addresses that answer to NodePorts: primary (its InternalIPs), or CIDRs; of a family without one all do")
@@ -112,6 +114,10 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return fmt.Errorf("--dns-service: %w", err)
 	}
+	sockets, err := agent.ParseSocketLB(f.socketLB)
+	if err != nil {
+		return err
+	}
 	leave, err := f.install.egress()
 	if err != nil {
 		return err
@@ -134,7 +140,8 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
+		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
+		SocketLB: agent.SocketLB{Mode: sockets, Dir: f.bpfDir, Cgroup: f.cgroup}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }
 

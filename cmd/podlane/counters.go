@@ -1,16 +1,41 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podlane/podlane/kernel/bpf/socket"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/proxy/nftables/apply"
 )
+
+// bpfDirVariable names the agent's --bpf-dir in a node of a lab, where several nodes
+// share one file system.
+const (
+	defaultBPFDir  = "/sys/fs/bpf/podlane"
+	bpfDirVariable = "PODLANE_BPF_DIR"
+)
+
+// bpfDir is the agent's --bpf-dir where none is given.
+func bpfDir() string { return cmp.Or(os.Getenv(bpfDirVariable), defaultBPFDir) }
+
+// readCounts reads the counters of frontends, of the rules and at the sockets; those
+// of endpoints at the sockets are with the latter.
+func readCounts(conn *nft.Conn, dir string) ([]apply.Count, socket.Flows, error) {
+	counts, err := apply.Counts(conn)
+	if err != nil {
+		return nil, socket.Flows{}, err
+	}
+	flows, err := socket.ReadFlows(dir)
+	apply.AddTranslated(counts, flows.Frontends)
+	return counts, flows, err
+}
 
 // counterJSON is one line of `podlane counters --json`.
 type counterJSON struct {
@@ -22,11 +47,13 @@ type counterJSON struct {
 
 func newCounters() *cobra.Command {
 	var asJSON, endpoints bool
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "counters [NAMESPACE/SERVICE]",
 		Short: "Print how many connections to each Service this node's kernel has balanced",
 		Long: `Print how many new connections to each Service port the kernel of this node has seen, from the counters of the rules themselves.
-It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN.
+It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN. Connections that were translated at a pod's socket
+(--socket-lb) are counted there, and added; that needs the agent's --bpf-dir, and CAP_BPF.
 
 With --endpoints it prints how many went to each endpoint, of the Services that ask for it by the annotation podlane.dev/count-endpoints="true".`,
 		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service\n  podlane counters --endpoints default/nginx-service",
@@ -37,12 +64,12 @@ With --endpoints it prints how many went to each endpoint, of the Services that 
 				return err
 			}
 			defer conn.Close()
-			if endpoints {
-				return printEndpointCounts(cmd.OutOrStdout(), conn, args, asJSON)
-			}
-			counts, err := apply.Counts(conn)
+			counts, flows, err := readCounts(conn, dir)
 			if err != nil {
 				return err
+			}
+			if endpoints {
+				return printEndpointCounts(cmd.OutOrStdout(), conn, args, asJSON, func(ends []apply.EndpointCount) { apply.AddTranslatedTo(ends, counts, flows.Endpoints) })
 			}
 			lines := []counterJSON{}
 			for _, c := range counts {
@@ -64,6 +91,7 @@ With --endpoints it prints how many went to each endpoint, of the Services that 
 			return t.Flush()
 		},
 	}
+	cmd.Flags().StringVar(&dir, "bpf-dir", bpfDir(), "the agent's --bpf-dir")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&endpoints, "endpoints", false, "print the counters of endpoints")
 	return cmd
@@ -76,11 +104,12 @@ type endpointCounterJSON struct {
 	New      uint64 `json:"newConnections"`
 }
 
-func printEndpointCounts(w io.Writer, conn *nft.Conn, args []string, asJSON bool) error {
+func printEndpointCounts(w io.Writer, conn *nft.Conn, args []string, asJSON bool, add func([]apply.EndpointCount)) error {
 	counts, err := apply.EndpointCounts(conn, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}
+	add(counts)
 	if len(args) == 1 && len(counts) == 0 {
 		return fmt.Errorf("service %s has no counters of endpoints: annotate it with podlane.dev/count-endpoints=\"true\"", args[0])
 	}

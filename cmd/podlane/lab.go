@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/lab"
 	"github.com/podlane/podlane/overlay/fastpath"
@@ -71,6 +72,7 @@ func newLabUp(name *string) *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&opts.Nodes, "nodes", 2, "number of nodes, where no manifest has a Node")
 	f.StringVar(&opts.FastPath, "fast-path", string(fastpath.Default), "the nodes' fast path: auto (where the kernel can, which needs root), on, off")
+	f.StringVar(&opts.SocketLB, "socket-lb", string(agent.DefaultSocketLB), "the nodes' translation of Services at the pods' sockets: auto (where the kernel can, which needs root), on, off")
 	f.StringVar(&opts.ProxyBackend, "proxy-backend", "auto", "how Services are brought to the kernel: auto, nftables, iptables (by the host's programs)")
 	f.StringVar(&opts.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.StringVar(&opts.Families, "ip-family", "", "ipv4, ipv6 or dual (default dual, or ipv4 where the kernel has no IPv6)")
@@ -427,8 +429,8 @@ func newLabClient() *cobra.Command {
 			if err := printJSON(cmd.OutOrStdout(), result); err != nil {
 				return err
 			}
-			if result.Failed > 0 {
-				return &exitError{code: 1, err: fmt.Errorf("%d of %d requests failed", result.Failed, result.Requests)}
+			if result.Failed+result.LongLost > 0 {
+				return &exitError{code: 1, err: fmt.Errorf("%d of %d requests failed, and %d long connections ended", result.Failed, result.Requests, result.LongLost)}
 			}
 			return nil
 		},
@@ -436,5 +438,7 @@ func newLabClient() *cobra.Command {
 	cmd.Flags().IntVarP(&t.Requests, "requests", "n", 1, "number of requests")
 	cmd.Flags().IntVar(&t.Parallel, "parallel", 8, "requests at the same time")
 	cmd.Flags().DurationVar(&t.Timeout, "timeout", 5*time.Second, "of one request")
+	cmd.Flags().IntVar(&t.Rate, "rate", 0, "requests a second at most; 0 is no limit")
+	cmd.Flags().IntVar(&t.Long, "long", 0, "so many more connections that stay open, with a request every 100 ms (HTTP)")
 	return cmd
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/explain/observe"
 	"github.com/podlane/podlane/kernel/nft"
-	"github.com/podlane/podlane/proxy/nftables/apply"
 )
 
 // newObserve is what explain --verify and doctor run inside a node's or pod's
@@ -140,7 +139,7 @@ func newObserveCounters() *cobra.Command {
 			return err
 		}
 		defer conn.Close()
-		counts, err := apply.Counts(conn)
+		counts, _, err := readCounts(conn, bpfDir())
 		if err != nil {
 			return err
 		}

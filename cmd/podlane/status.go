@@ -85,6 +85,7 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 			fmt.Fprintf(w, "dropped %d packets: %s\n", n, reason)
 		}
 	}
+	printSocketLB(w, s.SocketLB)
 	if len(s.Pods) > 0 {
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")

@@ -25,6 +25,7 @@ import (
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy/ebpf"
 )
 
 // Cluster is a running lab with what was read of it.
@@ -125,7 +126,7 @@ func (c *Cluster) askAgent(node string) (*observe.Facts, error) {
 
 // fromStatus takes the facts that an agent tells of itself.
 func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
-	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State(), Probed: s.Probed}
+	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State(), Sockets: s.SocketLB.Clients(), Probed: s.Probed}
 	for _, p := range s.Pods {
 		f.Pods = append(f.Pods, observe.PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
 	}
@@ -135,13 +136,13 @@ func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
 // World gives what explain walks through. Plans are compiled when the walk comes
 // to them.
 func (c *Cluster) World() explain.World {
-	names, fast := map[string]map[string]cluster.Key{}, map[string]*fastpath.State{}
+	names, fast, sockets := map[string]map[string]cluster.Key{}, map[string]*fastpath.State{}, map[string]*ebpf.Clients{}
 	for node, f := range c.Facts {
-		names[node], fast[node] = f.Names(), f.Fast
+		names[node], fast[node], sockets[node] = f.Names(), f.Fast, f.Sockets
 	}
 	return explain.World{
 		Snapshot: c.Snapshot, Plans: c.Plans, Names: names, Outside: c.outside(),
-		Compile: c.compile, Fast: fast,
+		Compile: c.compile, Fast: fast, Sockets: sockets,
 	}
 }
 

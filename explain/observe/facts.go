@@ -14,6 +14,7 @@ import (
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy/ebpf"
 )
 
 // Facts are what a node's Plan depends on beside the cluster's Snapshot.
@@ -27,6 +28,8 @@ type Facts struct {
 	// Fast is what the node's fast path takes; nil where it has none, or that is not
 	// known.
 	Fast *fastpath.State `json:"-"`
+	// Sockets are whose connections are translated at the socket; nil likewise.
+	Sockets *ebpf.Clients `json:"sockets,omitempty"`
 }
 
 // PodLink is one of the node's own pods, from its allocation record.

@@ -16,6 +16,7 @@ import (
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy/ebpf"
 )
 
 // Node says which node to look at, from a process in its network namespace.
@@ -35,7 +36,9 @@ type Report struct {
 	// that neither conntrack nor nftrace sees them there.
 	FastPath bool `json:"fast_path"`
 	// FastPathOff is why it is off; "" where it is on, or that is not known.
-	FastPathOff string       `json:"fast_path_off,omitempty"`
+	FastPathOff string `json:"fast_path_off,omitempty"`
+	// SocketLBOff likewise says why no Service is translated at sockets.
+	SocketLBOff string       `json:"socket_lb_off,omitempty"`
 	Differences []Difference `json:"differences"`
 	Foreign     []Foreign    `json:"foreign"`
 	Problems    []string     `json:"problems,omitempty"` // what could not be looked at
@@ -111,9 +114,18 @@ func (r *Report) askAgent(socket string) {
 			On  bool   `json:"on"`
 			Why string `json:"why"`
 		} `json:"fastPath"`
+		SocketLB struct {
+			Why    string       `json:"why"`
+			Cgroup string       `json:"cgroup"`
+			Pods   []netip.Addr `json:"pods"`
+			Own    []netip.Addr `json:"own"`
+		} `json:"socketLB"`
 	}
 	r.note(json.Unmarshal(reply.Result, &status))
-	r.FastPath, r.FastPathOff = status.FastPath.On, status.FastPath.Why
+	r.FastPath, r.FastPathOff, r.SocketLBOff = status.FastPath.On, status.FastPath.Why, status.SocketLB.Why
+	if status.SocketLB.Cgroup != "" {
+		r.Sockets = ebpf.NewClients(status.SocketLB.Pods, status.SocketLB.Own)
+	}
 }
 
 // Decision is what the kernel's routing, with all rules and tables of whoever,
