@@ -28,7 +28,7 @@ type Traffic struct {
 	// Long is how many connections more are open all the time, over each of which a
 	// request goes every 100 ms. HTTP alone.
 	Long    int
-	Timeout  time.Duration
+	Timeout time.Duration
 }
 
 // TrafficResult is what came of them.
