@@ -29,6 +29,9 @@ func (p Protocol) String() string {
 type Node struct {
 	Key
 	UID string
+	// Created is when the API server got it, in seconds of Unix time; 0 where that is
+	// not known. Of two nodes that claim the same, the older one has it.
+	Created int64
 	// Addresses are the InternalIPs in the order of the object: the first of a
 	// family is the node's address of that family.
 	Addresses []netip.Addr

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,9 +45,11 @@ type cidrs struct {
 	pods []netip.Prefix
 }
 
-// survey sorts out the nodes. Where two clash, the own node wins, then the one
-// whose name sorts first, so that the outcome does not depend on any order of
-// events.
+// survey sorts out the nodes. Where two clash, the own node wins, then the older
+// one, so that a wrong node that joins takes nothing from those that are there. A
+// node that is about to go comes last, since its address may be its successor's.
+// Of the same age, the one whose name sorts first wins: the outcome does not depend
+// on any order of events.
 func survey(in Input) members {
 	m := members{own: cidrs{node: in.own()}}
 	nodes := []*cluster.Node{m.own.node}
@@ -55,6 +58,7 @@ func survey(in Input) members {
 			nodes = append(nodes, in.Nodes.Get(k))
 		}
 	}
+	slices.SortFunc(nodes[1:], func(a, b *cluster.Node) int { return cmp.Or(byAge(a, b), cmp.Compare(a.Name, b.Name)) })
 	s := newSurveyor(nodes, in.Underlay.Addrs)
 	for i, n := range nodes {
 		c := cidrs{n, s.usable(n)}
@@ -66,6 +70,7 @@ func survey(in Input) members {
 			m.peers = append(m.peers, c)
 		}
 	}
+	slices.SortFunc(m.peers, func(a, b cidrs) int { return cmp.Compare(a.node.Name, b.node.Name) })
 	m.problems = s.problems
 	return m
 }
@@ -89,6 +94,18 @@ func Peers(in Input) []Peer {
 	return peers
 }
 
+// byAge orders older nodes before younger ones, and those that are about to go
+// last.
+func byAge(a, b *cluster.Node) int {
+	if a.Leaving != b.Leaving {
+		if b.Leaving {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(a.Created, b.Created)
+}
+
 // surveyor finds clashes in time that grows with the nodes, not with their
 // square: prefixes overlap when one contains the other's address, so a lookup
 // for each length that occurs finds them.
@@ -102,13 +119,20 @@ type surveyor struct {
 }
 
 type host struct {
-	addr  netip.Addr
-	owner string
+	addr netip.Addr
+	node *cluster.Node // nil: this node's underlay
+}
+
+func (h host) owner() string {
+	if h.node == nil {
+		return "this node's underlay"
+	}
+	return "node " + h.node.Name
 }
 
 type cidrOwner struct {
 	cidr netip.Prefix
-	node string
+	node *cluster.Node
 }
 
 func newSurveyor(nodes []*cluster.Node, ownAddrs []netip.Prefix) *surveyor {
@@ -124,17 +148,17 @@ func newSurveyor(nodes []*cluster.Node, ownAddrs []netip.Prefix) *surveyor {
 		}
 	}
 	for _, p := range ownAddrs {
-		s.host(p.Addr(), "this node's underlay")
+		s.host(p.Addr(), nil)
 	}
 	for _, n := range slices.Backward(nodes) { // the first of two owners is named
 		for _, a := range n.Addresses {
-			s.host(a, "node "+n.Name)
+			s.host(a, n)
 		}
 	}
 	return s
 }
 
-func (s *surveyor) host(a netip.Addr, owner string) {
+func (s *surveyor) host(a netip.Addr, owner *cluster.Node) {
 	for _, p := range s.containing(a) {
 		s.hosts[p] = host{a, owner}
 	}
@@ -159,35 +183,36 @@ func (s *surveyor) usable(n *cluster.Node) []netip.Prefix {
 	var ok []netip.Prefix
 	for i, c := range n.PodCIDRs {
 		c = c.Masked()
-		if why := s.clash(c); why != "" {
+		if why := s.clash(n, c); why != "" {
 			s.problem(n, fmt.Sprintf("spec.podCIDRs[%d]", i), fmt.Sprintf("%s %s: it is not used", c, why))
 			continue
 		}
-		s.take(c, n.Name)
+		s.take(c, n)
 		ok = append(ok, c)
 	}
 	return ok
 }
 
-func (s *surveyor) clash(c netip.Prefix) string {
+func (s *surveyor) clash(n *cluster.Node, c netip.Prefix) string {
 	if !Gateway(c).IsValid() {
 		return "has no room for a gateway and a pod"
 	}
-	if h, is := s.hosts[c]; is {
-		return fmt.Sprintf("contains the address %s of %s", h.addr, h.owner)
+	// An address of a node that came later is that node's problem.
+	if h, is := s.hosts[c]; is && (h.node == nil || byAge(n, h.node) >= 0) {
+		return fmt.Sprintf("contains the address %s of %s", h.addr, h.owner())
 	}
 	if o, is := s.around[c]; is {
-		return fmt.Sprintf("overlaps %s of node %s", o.cidr, o.node)
+		return fmt.Sprintf("overlaps %s of node %s", o.cidr, o.node.Name)
 	}
 	for _, p := range s.containing(c.Addr()) {
 		if o, is := s.taken[p]; is && p.Bits() <= c.Bits() {
-			return fmt.Sprintf("overlaps %s of node %s", o.cidr, o.node)
+			return fmt.Sprintf("overlaps %s of node %s", o.cidr, o.node.Name)
 		}
 	}
 	return ""
 }
 
-func (s *surveyor) take(c netip.Prefix, node string) {
+func (s *surveyor) take(c netip.Prefix, node *cluster.Node) {
 	s.taken[c] = cidrOwner{c, node}
 	for _, p := range s.containing(c.Addr()) {
 		if p.Bits() <= c.Bits() {
@@ -206,6 +231,12 @@ func (s *surveyor) address(n *cluster.Node) bool {
 		if other := s.addrs[a]; other != nil {
 			s.problem(n, "status.addresses", fmt.Sprintf("%s is node %s's too: its pods cannot be reached", a, other.Name))
 			return false
+		}
+		for _, p := range s.containing(a) {
+			if o, is := s.taken[p]; is {
+				s.problem(n, "status.addresses", fmt.Sprintf("%s is in %s, the pods of node %s: its pods cannot be reached", a, o.cidr, o.node.Name))
+				return false
+			}
 		}
 	}
 	s.claim(n)

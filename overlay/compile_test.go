@@ -155,6 +155,41 @@ func TestCompile_problems(t *testing.T) {
 	}
 }
 
+// TestCompile_older: a node that joins with what an older one has takes nothing from
+// it, whatever its name; one that is about to go keeps nothing from its successor.
+func TestCompile_older(t *testing.T) {
+	aged := func(n *cluster.Node, created int64, leaving bool) *cluster.Node {
+		n.Created, n.Leaving = created, leaving
+		return n
+	}
+	in := three(Auto)
+	own := node("n1", "192.168.0.1", "10.244.1.0/24")
+	for _, test := range []struct {
+		name     string
+		a, b     *cluster.Node // of one address and pod CIDR
+		problems string
+	}{
+		{"older", aged(node("a", "192.168.0.2", "10.244.2.0/24"), 2, false), aged(node("b", "192.168.0.2", "10.244.2.0/24"), 1, false), "a"},
+		{"same age", aged(node("a", "192.168.0.2", "10.244.2.0/24"), 1, false), aged(node("b", "192.168.0.2", "10.244.2.0/24"), 1, false), "b"},
+		{"leaving", aged(node("a", "192.168.0.2", "10.244.2.0/24"), 1, true), aged(node("b", "192.168.0.2", "10.244.2.0/24"), 2, false), "a"},
+	} {
+		in.Nodes = nodes(own, test.a, test.b)
+		s, ps := Compile(in)
+		if r, ok := s.Routes[link.RouteKey{Dst: netip.MustParsePrefix("10.244.2.0/24")}]; !ok || r.Via != netip.MustParseAddr("192.168.0.2") {
+			t.Errorf("%s: the winner has no route: %v", test.name, r)
+		}
+		if len(ps) == 0 || slices.ContainsFunc(ps, func(p cluster.Problem) bool { return p.Key.Name != test.problems }) {
+			t.Errorf("%s: problems %v, want some of %s and no other", test.name, ps, test.problems)
+		}
+	}
+	// An address among an older node's pods.
+	in.Nodes = nodes(own, aged(node("b", "192.168.0.2", "10.244.2.0/24"), 1, false), aged(node("a", "10.244.2.7", "10.244.3.0/24"), 2, false))
+	s, ps := Compile(in)
+	if _, ok := s.Routes[link.RouteKey{Dst: netip.MustParsePrefix("10.244.2.0/24")}]; !ok || len(ps) != 1 || !strings.HasPrefix(ps[0].String(), "Node a: status.addresses: 10.244.2.7 is in 10.244.2.0/24, the pods of node b") {
+		t.Errorf("routes %v, problems %v", s.Routes, ps)
+	}
+}
+
 func TestCompile_ownNode(t *testing.T) {
 	for _, c := range []struct {
 		own  *cluster.Node

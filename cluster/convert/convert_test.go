@@ -59,10 +59,10 @@ func TestNode(t *testing.T) {
 		fields     []string
 	}{
 		{"dual stack, external addresses left out", `
-metadata: {name: n1, uid: u, labels: {topology.kubernetes.io/zone: z}}
+metadata: {name: n1, uid: u, creationTimestamp: "2026-01-02T03:04:05Z", labels: {topology.kubernetes.io/zone: z}}
 spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, "fd00:1::/64"]}
 status: {addresses: [{type: Hostname, address: n1}, {type: ExternalIP, address: 1.2.3.4}, {type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: "2001:db8::1"}]}`,
-			cluster.Node{Key: cluster.Key{Name: "n1"}, UID: "u", Zone: "z", Addresses: addrs("192.0.2.1", "2001:db8::1"),
+			cluster.Node{Key: cluster.Key{Name: "n1"}, UID: "u", Created: 1767323045, Zone: "z", Addresses: addrs("192.0.2.1", "2001:db8::1"),
 				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:1::/64")}}, nil},
 		{"podCIDR alone, leading zeros, host bits", `
 metadata: {name: n1}

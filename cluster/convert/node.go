@@ -26,6 +26,9 @@ func Node(n *corev1.Node) *cluster.Node {
 	}
 	out.PodCIDRs = podCIDRs(&p, n)
 	out.Leaving = leaving(n)
+	if !n.CreationTimestamp.IsZero() {
+		out.Created = n.CreationTimestamp.Unix()
+	}
 	out.Problems = p.list
 	return out
 }

@@ -177,7 +177,7 @@ func values[V any](m cluster.Map[V]) map[string]V {
 func written(s *cluster.Snapshot) plain {
 	p := whole(s)
 	for k, v := range p.Nodes {
-		v.UID = ""
+		v.UID, v.Created = "", 0
 		p.Nodes[k] = v
 	}
 	for k, v := range p.Pods {
