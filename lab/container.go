@@ -79,7 +79,7 @@ func (c *container) field(path string) string {
 	case "spec.nodeName":
 		return c.p.node.Name
 	case "status.hostIP":
-		return c.p.node.Addresses[0].String()
+		return c.p.node.addresses()[0].String()
 	case "status.podIP":
 		if ips := c.p.observed().IPs; len(ips) > 0 {
 			return ips[0].String()

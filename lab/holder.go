@@ -187,6 +187,7 @@ func (h *holder) sync() {
 		observed[key] = p.observed()
 	}
 	h.expanded = control.Expand(withDNSPods(admitted), observed)
+	h.renumberNodes()
 	// First the folder: an agent must find all there is when it starts.
 	if err := h.writeCluster(); err != nil {
 		h.log.Error("write the cluster folder", "err", err)

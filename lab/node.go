@@ -3,9 +3,11 @@ package lab
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,15 +20,16 @@ import (
 
 // node is a node of the lab: a network namespace with its agent.
 type node struct {
-	*cluster.Node
-	dir   string
-	space *space
-	pods  *os.File // the cgroup of its pods; nil: none of their own
-	agent *supervisor
-	port  string        // the underlay's end of its link
-	stop  chan struct{} // closed when the node goes
-	asks  chan struct{} // has watchAgent ask at once
-	err   error         // why it could not be made
+	*cluster.Node                              // as it was made
+	addrs         atomic.Pointer[[]netip.Addr] // since it was renumbered; nil before
+	dir           string
+	space         *space
+	pods          *os.File // the cgroup of its pods; nil: none of their own
+	agent         *supervisor
+	port          string        // the underlay's end of its link
+	stop          chan struct{} // closed when the node goes
+	asks          chan struct{} // has watchAgent ask at once
+	err           error         // why it could not be made
 
 	seen atomic.Pointer[agentSeen]
 }
@@ -39,15 +42,52 @@ type agentSeen struct {
 	err     string
 }
 
-// syncNodes makes the nodes that are new and ends those that are gone, or have
-// other addresses or pod CIDRs than before: their pods go with them.
-func (h *holder) syncNodes() {
+// wantedNodes are the nodes that the objects want.
+func (h *holder) wantedNodes() map[string]*cluster.Node {
 	wanted := map[string]*cluster.Node{}
 	for _, n := range h.expanded.Nodes {
 		wanted[n.Name] = convert.Node(n)
 	}
+	return wanted
+}
+
+// renumberNodes gives nodes whose addresses have changed the new ones, as a DHCP
+// server would: the old ones go, the pods stay. The Node object follows, as it
+// does on a real cluster, where the kubelet writes it.
+func (h *holder) renumberNodes() {
+	for name, w := range h.wantedNodes() {
+		n := h.nodes[name]
+		if n == nil || n.err != nil || slices.Equal(w.Addresses, n.addresses()) || !slices.Equal(w.PodCIDRs, n.PodCIDRs) {
+			continue
+		}
+		if n.err = h.renumber(n, w.Addresses); n.err != nil {
+			h.log.Error("renumber a node", "node", name, "err", n.err)
+		}
+	}
+}
+
+func (h *holder) renumber(n *node, addrs []netip.Addr) error {
+	if err := usable(addrs); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := h.underlay.open(a); err != nil {
+			return err
+		}
+	}
+	if err := n.space.run(func() error { return readdressNode(addrs) }); err != nil {
+		return err
+	}
+	n.addrs.Store(&addrs)
+	return h.routeOutside(n)
+}
+
+// syncNodes makes the nodes that are new and ends those that are gone, or have
+// other pod CIDRs than before: their pods go with them.
+func (h *holder) syncNodes() {
+	wanted := h.wantedNodes()
 	for name, n := range h.nodes {
-		if w := wanted[name]; w == nil || !sameNode(w, n.Node) {
+		if w := wanted[name]; w == nil || !slices.Equal(w.PodCIDRs, n.PodCIDRs) || !slices.Equal(w.Addresses, n.addresses()) {
 			h.dropNode(n)
 			delete(h.nodes, name)
 		}
@@ -66,8 +106,22 @@ func (h *holder) syncNodes() {
 	}
 }
 
-func sameNode(a, b *cluster.Node) bool {
-	return fmt.Sprint(a.Addresses, a.PodCIDRs) == fmt.Sprint(b.Addresses, b.PodCIDRs)
+// addresses are the ones that the node has now.
+func (n *node) addresses() []netip.Addr {
+	if addrs := n.addrs.Load(); addrs != nil {
+		return *addrs
+	}
+	return n.Addresses
+}
+
+// usable refuses the addresses that the outside has.
+func usable(addrs []netip.Addr) error {
+	for _, a := range addrs {
+		if _, gateway := segment(a); a == gateway {
+			return fmt.Errorf("status.addresses: %s is the lab's outside", a)
+		}
+	}
+	return nil
 }
 
 func (h *holder) makeNode(n *node) error {
@@ -77,10 +131,8 @@ func (h *holder) makeNode(n *node) error {
 	if err := os.MkdirAll(filepath.Join(n.dir, "run"), 0o700); err != nil {
 		return err
 	}
-	for _, a := range n.Addresses {
-		if _, gateway := segment(a); a == gateway {
-			return fmt.Errorf("status.addresses: %s is the lab's outside", a)
-		}
+	if err := usable(n.Addresses); err != nil {
+		return err
 	}
 	var err error
 	n.space, err = newSpace(filepath.Join(h.dir, "netns", "node-"+n.Name), unix.CLONE_NEWNET|unix.CLONE_NEWUTS, func() error {
@@ -99,8 +151,14 @@ func (h *holder) makeNode(n *node) error {
 	if err := h.underlay.join(n.space, n.port, n.Addresses); err != nil {
 		return err
 	}
+	return h.routeOutside(n)
+}
+
+// routeOutside has the outside send to the node's pods by way of the node.
+func (h *holder) routeOutside(n *node) error {
+	now := cluster.Node{Addresses: n.addresses()}
 	for _, cidr := range n.PodCIDRs {
-		if via := n.Address(cidr.Addr().Is6()); via.IsValid() {
+		if via := now.Address(cidr.Addr().Is6()); via.IsValid() {
 			if err := h.underlay.route(cidr, via); err != nil {
 				return fmt.Errorf("route of the outside to %s: %w", cidr, err)
 			}

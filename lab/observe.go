@@ -42,7 +42,7 @@ func ownsMachine() bool {
 }
 
 func (n *node) status() NodeStatus {
-	st := NodeStatus{Name: n.Name, Addresses: texts(n.Addresses), PodCIDRs: texts(n.PodCIDRs), Ready: n.ready()}
+	st := NodeStatus{Name: n.Name, Addresses: texts(n.addresses()), PodCIDRs: texts(n.PodCIDRs), Ready: n.ready()}
 	if n.err != nil {
 		st.Agent = ProcessStatus{State: "stopped", Reason: n.err.Error()}
 	} else {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -126,6 +127,9 @@ func addressNode(addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	// As with the addresses below; without a tested link-local address a node asks
+	// for no neighbour on behalf of a pod.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_dad", []byte("0"), 0)
 	if err := netlink.LinkSetUp(eth0); err != nil {
 		return err
 	}
@@ -144,6 +148,65 @@ func addressNode(addrs []netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// readdressNode puts addresses in place of those that the node has; it is run in
+// its network namespace.
+func readdressNode(addrs []netip.Addr) error {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	old, err := netlink.AddrList(eth0, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	added := addrs
+	for _, a := range old {
+		have, _ := netip.AddrFromSlice(a.IP)
+		have = have.Unmap()
+		if slices.Contains(addrs, have) {
+			added = slices.DeleteFunc(slices.Clone(added), func(a netip.Addr) bool { return a == have })
+			continue
+		}
+		if have.IsLinkLocalUnicast() {
+			continue
+		}
+		if err := netlink.AddrDel(eth0, &a); err != nil {
+			return fmt.Errorf("remove %s from eth0: %w", have, err)
+		}
+		if err := dropDefault(eth0, have.Is6()); err != nil {
+			return err
+		}
+	}
+	return addressNode(added)
+}
+
+// dropDefault removes the default route of a family, whose gateway may not be
+// that of the new address.
+func dropDefault(dev netlink.Link, v6 bool) error {
+	family := map[bool]int{false: netlink.FAMILY_V4, true: netlink.FAMILY_V6}[v6]
+	routes, err := netlink.RouteList(dev, family)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if !isDefault(r) {
+			continue
+		}
+		if err := netlink.RouteDel(&r); err != nil {
+			return fmt.Errorf("remove the default route by way of %s: %w", r.Gw, err)
+		}
+	}
+	return nil
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
 }
 
 // addAddress adds an address without the one to two seconds that the kernel
