@@ -31,6 +31,10 @@ image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64 (go
 e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time (cd test/e2e && go test ./...)
 	cd test/e2e && $(GO) test -v -timeout 60m ./...
 
+.PHONY: scenarios
+scenarios: check-go ## what machines and people do to nodes, in the lab, under a packet every 10 ms (cd test/scenarios && go test . -scenarios)
+	cd test/scenarios && $(GO) test -v -count=1 -timeout 20m . -scenarios | grep --line-buffered -v '^=== ' && exit $${PIPESTATUS[0]}
+
 test: check-go ## all tests (go test ./...)
 	@.ci/test
 
