@@ -1,7 +1,9 @@
 package real
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,54 +31,73 @@ func testAgentRestart(t *testing.T) {
 	}
 }
 
-// testServerAway: without its API server the cluster goes on, also when an agent
-// starts anew meanwhile, and follows what happened when the server is back.
+// testServerAway: without its API server the cluster goes on, also when agents
+// start anew meanwhile, with pods that come and go before and after. No connection
+// to pods that stay fails, and the agents follow what happened when the server is
+// back.
 func testServerAway(t *testing.T) {
-	apply(t, workload("steady", 2))
-	apply(t, workload("client", 1))
-	rollout(t, "deployment/steady")
-	rollout(t, "deployment/client")
-	client := pods(t, "app=client", ".metadata.name")[0]
-	url := "http://" + kubectl(t, "get", "service", "steady", "-o", "jsonpath={.spec.clusterIP}") + "/hostname"
-	away := 15 * time.Second
+	for _, w := range []string{workload("steady", 2), workload("client", 2), workload("churn", 1)} {
+		apply(t, w)
+	}
+	for _, name := range []string{"steady", "client", "churn"} {
+		rollout(t, "deployment/"+name)
+	}
+	away := 30 * time.Second
 	if *long {
 		away = 5 * time.Minute
 	}
-	ip := pods(t, "app=client", ".status.podIP")[0]
 	node := cluster.Nodes[0]
+	client := onNode(t, "client", node.Name, ".metadata.name")
+	container := strings.TrimPrefix(onNode(t, "client", node.Name, ".status.containerStatuses[0].containerID"), "containerd://")
+	far := onNode(t, "steady", cluster.Nodes[1].Name, ".status.podIP")
+	service := kubectl(t, "get", "service", "steady", "-o", "jsonpath={.spec.clusterIP}")
+	most := fmt.Sprint((away + 3*wait).Seconds())
+	load, err1 := node.InPod(t.Context(), container, "load", "http://"+service+"/hostname", most, "2")
+	pulse, err2 := node.InPod(t.Context(), container, "pulse", far+":8080", most)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	churn(t)
 	cluster.KillAPI()
-	ok, failed := 0, 0
-	var first error
-	for end := time.Now().Add(away); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		// kubectl exec needs the server: the node itself is the client.
-		if out, err := node.Run(t.Context(), "curl", "-sS", "--noproxy", "*", "--max-time", "2", url); err != nil || !strings.HasPrefix(out, "steady-") {
-			failed++
-			if first == nil {
-				first = fmt.Errorf("%s %w", out, err)
-			}
-			continue
-		}
-		ok++
-	}
-	t.Logf("%d connections while the server was away (a pod of then is %s)", ok, ip)
-	if failed > 0 || ok < 100 {
-		t.Errorf("%d connections, %d failed: %v", ok, failed, first)
-	}
+	time.Sleep(away / 2)
+	// The kubelets start them again.
+	scriptNode{node}.script("for p in $(pidof podlane); do grep -qa agent /proc/$p/cmdline && kill -9 $p; done; true")(t)
+	time.Sleep(away / 2)
 	if err := cluster.StartAPI(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, "rollout", "restart", "deployment/steady")
-	rollout(t, "deployment/steady")
-	names := pods(t, "app=steady", ".metadata.name")
+	churn(t)
+	names := pods(t, "app=churn", ".metadata.name")
 	eventually(t, "the new pods answer", func() error {
-		got, err := in(client, "get", url)
-		for _, n := range names {
-			if n == got {
-				return nil
-			}
+		if got, err := in(client, "get", "http://churn/hostname"); !slices.Contains(names, got) {
+			return fmt.Errorf("%q, want one of %v: %w", got, names, err)
 		}
-		return fmt.Errorf("%q: %w", got, err)
+		return nil
 	})
+	kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=90s")
+	connections, err1 := load.Stop(t.Context())
+	packets, err2 := pulse.Stop(t.Context())
+	var ok, failed, sent, answered, gap int
+	_, err3 := fmt.Sscan(connections, &ok, &failed)
+	_, err4 := fmt.Sscan(packets, &sent, &answered, &gap)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatalf("%v: %q %q", err, connections, packets)
+	}
+	t.Logf("away for %s: %d connections, %d failed; %d packets, %d answered, longest gap %d ms", away, ok, failed, sent, answered, gap)
+	if failed > 0 || ok < 1000 || gap > 500 {
+		t.Errorf("%s; %s", connections, packets)
+	}
+}
+
+// churn has pods come and go.
+func churn(t *testing.T) {
+	t.Helper()
+	for _, replicas := range []string{"6", "1"} {
+		kubectl(t, "scale", "deployment/churn", "--replicas", replicas)
+		rollout(t, "deployment/churn")
+	}
+	kubectl(t, "rollout", "restart", "deployment/churn")
+	rollout(t, "deployment/churn")
 }
 
 // testFaults does to a node what machines and people do to nodes, under a packet

@@ -244,5 +244,4 @@ spec:
 			t.Errorf("after the pod's end %q answers", got)
 		}
 	}
-	apply(t, manifest) // for the deletion at the end
 }

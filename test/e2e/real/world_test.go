@@ -49,7 +49,8 @@ func apply(t *testing.T, manifest string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := feed("delete", "-f", "-", "--wait=false", "--grace-period=1"); err != nil {
+		// The next test may use the same names: this one's pods must be gone.
+		if err := feed("delete", "-f", "-", "--cascade=foreground", "--ignore-not-found", "--timeout=60s"); err != nil {
 			t.Error(err)
 		}
 	})

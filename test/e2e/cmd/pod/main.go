@@ -60,7 +60,7 @@ func run(ctx context.Context, verb string, args []string) error {
 	case "stop":
 		return stopPulses()
 	case "load":
-		return load(args)
+		return load(ctx, args)
 	case "write":
 		fmt.Println(strings.Join(args, " "))
 		return nil
@@ -161,8 +161,8 @@ func udp(addr string) (string, error) {
 	return string(b[:n]), err
 }
 
-// load asks a URL again and again.
-func load(args []string) error {
+// load asks a URL again and again, until the time is over or it is told to end.
+func load(ctx context.Context, args []string) error {
 	if len(args) != 3 {
 		return errors.New(usage)
 	}
@@ -177,7 +177,7 @@ func load(args []string) error {
 	done := make(chan bool)
 	for range clients {
 		go func() {
-			for time.Now().Before(end) {
+			for time.Now().Before(end) && ctx.Err() == nil {
 				if _, err := get(args[0]); err != nil {
 					failed.Add(1)
 					first.CompareAndSwap(nil, time.Now().Format("15:04:05.000")+" "+err.Error())

@@ -122,6 +122,22 @@ func (n *Node) Run(ctx context.Context, command ...string) (string, error) {
 	return sh(ctx, in[0], in[1:]...)
 }
 
+// InPod starts a verb of the pods' program in the network of a pod's container,
+// which needs no API server.
+func (n *Node) InPod(ctx context.Context, container string, args ...string) (*Process, error) {
+	tasks, err := n.Run(ctx, "ctr", "-n", "k8s.io", "tasks", "ls")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(tasks) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == container {
+			command := append([]string{"nsenter", "-t", f[1], "-n", "--", filepath.Join(filepath.Dir(n.dir), "pod")}, args...)
+			return start(n.dir, "in-"+container[:8]+"-"+args[0], n.within(command...))
+		}
+	}
+	return nil, fmt.Errorf("node %s has no container %s: %s", n.Name, container, tasks)
+}
+
 // File gives the path of a file of the node as this program sees it.
 func (n *Node) File(path string) string {
 	return filepath.Join("/proc", strconv.Itoa(n.PID), "root", path)

@@ -53,6 +53,18 @@ func (p *Process) Kill() {
 	<-p.ended
 }
 
+// Stop asks the program to end, and gives what it printed.
+func (p *Process) Stop(ctx context.Context) (string, error) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		p.Kill()
+	}
+	text, err := os.ReadFile(p.Log)
+	return string(text), err
+}
+
 // await waits until is gives no error, or the program ends.
 func (p *Process) await(ctx context.Context, is func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
