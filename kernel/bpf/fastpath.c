@@ -396,7 +396,10 @@ int pl_to_pod(struct __sk_buff *skb)
 		return pass(PASS_OTHER);
 	if (why >= 0)
 		return pass(why);
-	if (!peer_of(&p.src))
+	// A peer's pods come by the device by which they are reached, and not, say, without
+	// VXLAN: what a strict reverse path filter asks on the normal path.
+	struct peer *from = peer_of(&p.src);
+	if (!from || from->ifindex != skb->ifindex)
 		return pass(PASS_SOURCE);
 	return deliver(skb, &p, to, SHORTCUT_IN);
 }

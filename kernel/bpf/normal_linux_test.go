@@ -188,6 +188,32 @@ func TestNormal_source(t *testing.T) {
 	})
 }
 
+// From outside too: a node of the same segment that sends with the address of a pod
+// behind VXLAN meets the normal path's checks.
+func TestNormal_sourceFromOutside(t *testing.T) {
+	w := newWorld(t, "")
+	n1, n2, n3 := w.nodes[0], w.nodes[1], w.nodes[2]
+	serve(t, n1.pods[0].ns)
+	for _, v6 := range families {
+		nettest.Do(t, n2.ns, func() {
+			own := n3.pods[0].addr(v6)
+			run(t, "ip addr add %s/%d dev lo", own, own.BitLen())
+			before := n1.count(t, "shortcut_in")
+			n1.grows(t, "pass_source", func() {
+				c, err := dial("udp", netip.AddrPortFrom(own, 0), netip.AddrPortFrom(n1.pods[0].addr(v6), 7777))
+				must(t, err)
+				defer c.Close()
+				_, err = c.Write([]byte("not from there"))
+				must(t, err)
+				time.Sleep(10 * time.Millisecond)
+			})
+			if n := n1.count(t, "shortcut_in") - before; n != 0 {
+				t.Errorf("%d packets took the shortcut", n)
+			}
+		})
+	}
+}
+
 // A capture on the host's end of a pod's pair sees what the pod sends. What it
 // gets goes past; the opt-out brings it back.
 func TestCapture(t *testing.T) {
