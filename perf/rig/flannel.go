@@ -31,7 +31,7 @@ nsenter -t $pod -n sh -ec "ip link set lo up; ip addr add 10.9.$me.2/24 dev eth0
 if [ $how = host-gw ]; then
 	ip route add 10.9.$peer.0/24 via $there
 else
-	ip link add flannel.1 mtu $mtu address 02:f1:00:00:00:0$me type vxlan id 9 dstport 8473 dev eth0 nolearning
+	ip link add flannel.1 mtu $mtu address 02:f1:00:00:00:0$me type vxlan id 9 dstport 8475 dev eth0 nolearning
 	ip addr add 10.9.$me.0/32 dev flannel.1
 	ip link set flannel.1 up
 	ip route add 10.9.$peer.0/24 via 10.9.$peer.0 dev flannel.1 onlink

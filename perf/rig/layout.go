@@ -15,16 +15,17 @@ type layout struct {
 	name     string // as it was asked for
 	overlay  overlay.Mode
 	fastPath fastpath.Mode // "": the default
+	socketLB fastpath.Mode // likewise
 	flannel  string        // vxlan or host-gw; "": ours
 }
 
 // Layouts describes what can be asked for.
-const Layouts = "auto, direct, vxlan, each with +fast (path) or +normal (path) where the default is not meant; flannel-vxlan, flannel-host-gw"
+const Layouts = "auto, direct, vxlan, each with +fast (path) or +normal (path) where the default is not meant, and +fast+lb with Services translated at the socket; flannel-vxlan, flannel-host-gw"
 
 func parseLayout(name string) (layout, error) {
 	l := layout{name: name}
 	if how, is := strings.CutPrefix(name, "flannel-"); is {
-		l.overlay, l.flannel, l.fastPath = overlay.Direct, how, fastpath.Off
+		l.overlay, l.flannel, l.fastPath, l.socketLB = overlay.Direct, how, fastpath.Off, fastpath.Off
 		if how != "vxlan" && how != "host-gw" {
 			return l, fmt.Errorf("overlay %q: want %s", name, Layouts)
 		}
@@ -36,11 +37,14 @@ func parseLayout(name string) (layout, error) {
 	case !slices.Contains([]overlay.Mode{overlay.Auto, overlay.Direct, overlay.VXLAN}, l.overlay):
 	case !has:
 		return l, nil
-	case path == "fast":
-		l.fastPath = fastpath.On
+	case path == "fast", path == "fast+lb":
+		l.fastPath, l.socketLB = fastpath.On, fastpath.Off
+		if path == "fast+lb" {
+			l.socketLB = fastpath.On
+		}
 		return l, nil
 	case path == "normal":
-		l.fastPath = fastpath.Off
+		l.fastPath, l.socketLB = fastpath.Off, fastpath.Off
 		return l, nil
 	}
 	return l, fmt.Errorf("overlay %q: want %s", name, Layouts)

@@ -22,6 +22,7 @@ const (
 	connections = "connections through the Service" // by the rules' own counters
 	tunnelled   = "packets in the overlay"          // by the device's
 	shortened   = "packets on the fast path"        // by its programs'
+	atSockets   = "connections translated at the socket"
 )
 
 // paths gives node to node once, and the others for each lab.
@@ -78,7 +79,7 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 	list := []perf.Path{
 		r.path(b, perf.NodeNode, "node/"+near, node, near, &perf.Proof{Still: map[string]uint64{connections: 0}}),
 		r.path(b, perf.PodPod, clientPod, pod, near, b.byFastPath(b.through(server, false, true))),
-		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.through(server, true, true)),
+		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.bySocket(b.through(server, true, true))),
 	}
 	for _, name := range r.Further {
 		switch name {
@@ -137,6 +138,19 @@ func (b *bench) byFastPath(p *perf.Proof) *perf.Proof {
 	return p
 }
 
+// bySocket has the proof of a way through the Service see whether its TCP connections
+// are translated at the socket, so that they take the fast path, or by the rules.
+func (b *bench) bySocket(p *perf.Proof) *perf.Proof {
+	switch b.layout.socketLB {
+	case fastpath.On:
+		p.Moves = append(p.Moves, atSockets)
+		return b.byFastPath(p)
+	case fastpath.Off:
+		p.Still[atSockets] = 0
+	}
+	return p
+}
+
 // witness reads both counters of a node with one command.
 func (r *rig) witness(b *bench, node string) func(context.Context) (map[string]uint64, error) {
 	return func(ctx context.Context) (map[string]uint64, error) {
@@ -160,7 +174,7 @@ func readWitness(text string) (map[string]uint64, error) {
 		New uint64 `json:"new_connections"`
 	}
 	var agent struct {
-		FastPath struct {
+		FastPath, SocketLB struct {
 			Counters []struct {
 				Reason  string
 				Packets uint64
@@ -174,10 +188,15 @@ func readWitness(text string) (map[string]uint64, error) {
 	if err := read.Decode(&agent); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("status: %w", err)
 	}
-	moved := map[string]uint64{connections: 0, tunnelled: 0, shortened: 0}
+	moved := map[string]uint64{connections: 0, tunnelled: 0, shortened: 0, atSockets: 0}
 	for _, c := range agent.FastPath.Counters {
 		if strings.HasPrefix(c.Reason, "shortcut_") {
 			moved[shortened] += c.Packets
+		}
+	}
+	for _, c := range agent.SocketLB.Counters {
+		if c.Reason == "translated" {
+			moved[atSockets] += c.Packets
 		}
 	}
 	for _, l := range lines {
@@ -200,6 +219,32 @@ func readWitness(text string) (map[string]uint64, error) {
 	return moved, nil
 }
 
+// ladder are the steps between layouts that are there: what the fast path takes off,
+// against flannel's layout of the same kind too, and what a Service adds.
+func (r *rig) ladder() (parts []perf.Part) {
+	has := func(path string) bool {
+		kind, layout, _ := strings.Cut(path, "/")
+		return kind != "" && slices.ContainsFunc(r.labs, func(b *bench) bool { return b.layout.name == layout })
+	}
+	for _, o := range []struct{ overlay, flannel string }{{"direct", "flannel-host-gw"}, {"vxlan", "flannel-vxlan"}} {
+		pod, service := perf.PodPod+"/"+o.overlay, perf.PodServicePod+"/"+o.overlay
+		for _, p := range []perf.Part{
+			{Name: o.overlay + ", normal path, against node to node", From: perf.NodeNode, To: pod + "+normal"},
+			{Name: o.overlay + ", fast path, against node to node", From: perf.NodeNode, To: pod + "+fast"},
+			{Name: o.overlay + ", fast path, against the normal one", From: pod + "+normal", To: pod + "+fast"},
+			{Name: o.overlay + ", fast path, against " + o.flannel, From: perf.PodPod + "/" + o.flannel, To: pod + "+fast"},
+			{Name: o.overlay + ", normal path: a Service", From: pod + "+normal", To: service + "+normal"},
+			{Name: o.overlay + ", fast path: a Service, by the rules", From: pod + "+fast", To: service + "+fast"},
+			{Name: o.overlay + ", fast path: a Service, at the socket", From: pod + "+fast+lb", To: service + "+fast+lb"},
+		} {
+			if (p.From == perf.NodeNode || has(p.From)) && has(p.To) {
+				parts = append(parts, p)
+			}
+		}
+	}
+	return parts
+}
+
 // parts are what the way is made of: with both overlays, encapsulation is told from veth and routing.
 func (r *rig) parts() []perf.Part {
 	direct := slices.IndexFunc(r.labs, func(b *bench) bool { return b.layout.name == string(overlay.Direct) })
@@ -211,6 +256,9 @@ func (r *rig) parts() []perf.Part {
 			{Name: "encapsulation", From: r.named(perf.PodPod, d), To: r.named(perf.PodPod, v)},
 			{Name: "Service translation", From: r.named(perf.PodPod, v), To: r.named(perf.PodServicePod, v)},
 		}
+	}
+	if l := r.ladder(); len(l) > 0 {
+		return l
 	}
 	b := r.labs[0]
 	return []perf.Part{

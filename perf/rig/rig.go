@@ -137,7 +137,7 @@ func (r *rig) up(ctx context.Context, name, overlay string) error {
 		return err
 	}
 	client, err := lab.Up(ctx, lab.Options{
-		Name: name, Nodes: 2, Overlay: string(l.overlay), FastPath: string(l.fastPath), Families: families, Objects: objects,
+		Name: name, Nodes: 2, Overlay: string(l.overlay), FastPath: string(l.fastPath), SocketLB: string(l.socketLB), Families: families, Objects: objects,
 	})
 	b := &bench{layout: l, client: client}
 	if client != nil {
