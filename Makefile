@@ -48,7 +48,7 @@ bench: check-go ## the Go benchmarks (go test -run '^$$' -bench . ./...)
 
 bench-path: build ## what a hop costs: node to node, flannel's layouts, ours, the fast path; 20 min, root, a quiet machine (bin/podlane lab perf ...)
 	bin/podlane lab perf --overlay direct+normal,vxlan+normal,direct+fast,vxlan+fast,direct+fast+lb,vxlan+fast+lb,flannel-host-gw,flannel-vxlan \
-	  --tests tcp_bw,tcp_lat,udp_bw,tcp_crr --rounds $(or $(ROUNDS),20) --duration 400ms --warmup 100ms --budget 2h --width 0.1% \
+	  --tests tcp_bw,tcp_lat,udp_bw,tcp_crr --rounds $(or $(ROUNDS),20) --duration 400ms --warmup 100ms --budget $(or $(BUDGET),19m) --width 0.1% \
 	  --json bin/bench-path.json --html bin/bench-path.html
 
 bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf/...)

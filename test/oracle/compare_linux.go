@@ -56,6 +56,13 @@ func (s *sides) world(side int) *world.World {
 	return []*world.World{s.kube.World, s.ours.World}[side]
 }
 
+func (s *sides) shoot(side int, shots []world.Shot) ([]world.Outcome, error) {
+	if side == 0 {
+		return s.kube.Shoot(shots)
+	}
+	return s.ours.shoot(shots)
+}
+
 // volley are shots of groups, the same for both nodes.
 type volley struct {
 	shots []world.Shot
@@ -81,7 +88,7 @@ func (s *sides) fire(v volley) ([2][]world.Outcome, error) {
 	s.tries += len(v.shots)
 	var out [2][]world.Outcome
 	err := both(func(side int) (err error) {
-		out[side], err = s.world(side).Shoot(v.shots)
+		out[side], err = s.shoot(side, v.shots)
 		return err
 	})
 	return out, err

@@ -23,12 +23,13 @@ const enough = 20
 // Coverage counts what the histories met: each rule of a service proxy, by the groups
 // of connections that it decided over.
 type Coverage struct {
-	Rules  []int // as rules
-	Wanted []int // as Wanted
-	Groups int   // compared
-	Tries  int   // connections made, in each node
-	Sticky map[string]int
-	Even   [2]evenness // kube-proxy's node, Podlane's
+	Rules     []int // as rules
+	Wanted    []int // as Wanted
+	Groups    int   // compared
+	Tries     int   // connections made, in each node
+	AtSockets int   // of them, those translated at the socket
+	Sticky    map[string]int
+	Even      [2]evenness // kube-proxy's node, Podlane's
 }
 
 // NewCoverage has met nothing.

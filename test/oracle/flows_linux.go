@@ -39,7 +39,7 @@ func (s *sides) open(gs []*group) ([]mismatch, error) {
 		for _, f := range s.flows {
 			shots = append(shots, f.shot)
 		}
-		out, err := s.world(side).Shoot(shots)
+		out, err := s.shoot(side, shots)
 		if err != nil {
 			return err
 		}
@@ -65,13 +65,17 @@ func (s *sides) answer(side int) ([]mismatch, error) {
 			shots = append(shots, world.Shot{From: end.At, Source: end.Dst.Addr(), Port: end.Dst.Port(), Protocol: cluster.TCP, To: end.Src, Flags: packet.SYN | packet.ACK})
 		}
 	}
-	out, err := s.world(side).Shoot(shots)
+	out, err := s.shoot(side, shots)
 	if err != nil {
 		return nil, err
 	}
 	var wrong []mismatch
 	for i, f := range of {
-		if out[i].Src != f.to || out[i].Dst.Addr() != f.shot.Source || out[i].At != f.shot.From {
+		want := f.to
+		if side == 1 {
+			want = s.ours.sentTo(f.shot)
+		}
+		if out[i].Src != want || out[i].Dst.Addr() != f.shot.Source || out[i].At != f.shot.From {
 			wrong = append(wrong, mismatch{Group: f.String(), Why: fmt.Sprintf("an answer from %s arrives as %+v", f.ends[side].Dst, out[i])})
 		}
 	}
@@ -90,7 +94,7 @@ func (s *sides) follow(c *Coverage) ([]mismatch, error) {
 			shot.Flags = packet.ACK
 			shots = append(shots, shot)
 		}
-		after[side], err = s.world(side).Shoot(shots)
+		after[side], err = s.shoot(side, shots)
 		return err
 	})
 	for i, f := range s.flows {

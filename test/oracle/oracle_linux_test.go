@@ -27,7 +27,14 @@ var (
 // forCoverage is from how many histories on every rule has to be met.
 const forCoverage = 100
 
+func init() {
+	flag.BoolVar(&SocketLB, "socket-lb", false, "translate at the sockets of pods too (needs root)")
+}
+
 func TestMain(m *testing.M) {
+	if ServeSockets() {
+		return
+	}
 	klog.SetLogger(logr.Discard())
 	nettest.Main(m)
 }
@@ -59,6 +66,12 @@ func TestHistories(t *testing.T) {
 		}
 		if i%25 == 24 {
 			t.Logf("%d histories in %v", i+1, time.Since(start).Round(time.Second))
+		}
+	}
+	if SocketLB {
+		t.Logf("%d connections of pods were translated at their sockets", c.AtSockets)
+		if c.AtSockets < c.Tries/100 {
+			t.Errorf("of %d tries too few to tell", c.Tries)
 		}
 	}
 	t.Logf("%d histories, %d with mismatches, in %v\n%s", *histories, bad, time.Since(start).Round(time.Second), c.Table())

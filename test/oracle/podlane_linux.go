@@ -30,6 +30,7 @@ type podlane struct {
 	table    *proxy.Table
 	conn     *nft.Conn
 	applier  *apply.Applier
+	sockets  *sockets // nil: the rules translate all
 	pods     []netip.Addr
 	state    *history.State
 }
@@ -42,6 +43,12 @@ func newPodlane(w *world.World, nodePortAddresses []string) (*podlane, error) {
 	for _, v6 := range []bool{false, true} {
 		p.pods = append(append(p.pods, history.EndpointPods(v6)...), history.ClientPods(v6)...)
 	}
+	if SocketLB {
+		var err error
+		if p.sockets, err = newSockets(); err != nil {
+			return p, fmt.Errorf("translation at the socket: %w", err)
+		}
+	}
 	return p, p.start()
 }
 
@@ -51,6 +58,11 @@ func (p *podlane) start() error {
 	err := p.Do(func() (err error) { p.conn, err = nft.Dial(0); return err })
 	if err != nil {
 		return err
+	}
+	if p.sockets != nil {
+		if err := p.sockets.open(); err != nil {
+			return err
+		}
 	}
 	p.applier = apply.New(p.conn, nft.IPv4, nft.IPv6)
 	p.builder, p.snapshot, p.table = cluster.NewBuilder(), &cluster.Snapshot{}, &proxy.Table{}
@@ -91,6 +103,11 @@ func (p *podlane) sync() error {
 	if err := p.applier.Apply(p.table, p.pods); err != nil {
 		return err
 	}
+	if p.sockets != nil {
+		if err := p.sockets.apply(p.World, p.table); err != nil {
+			return err
+		}
+	}
 	return p.applier.Tidy()
 }
 
@@ -103,12 +120,40 @@ func (p *podlane) finish() error {
 	if p.applier.Doubtful() {
 		return errors.New("the audit finds that the kernel has other rules than are believed")
 	}
+	if p.sockets != nil {
+		if err := p.sockets.finish(); err != nil {
+			return err
+		}
+	}
 	return p.Do(func() error {
 		if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err != nil {
 			return fmt.Errorf("nft list ruleset: %w: %.500s", err, out)
 		}
 		return nil
 	})
+}
+
+// shoot is World.Shoot of what leaves the pods' sockets.
+func (p *podlane) shoot(shots []world.Shot) ([]world.Outcome, error) {
+	if p.sockets == nil {
+		return p.Shoot(shots)
+	}
+	aimed, err := p.sockets.aim(shots)
+	if err != nil {
+		return nil, err
+	}
+	return p.Shoot(aimed)
+}
+
+// sentTo gives where a connection of a known source port was sent, which is where its
+// answers come from.
+func (p *podlane) sentTo(s world.Shot) netip.AddrPort {
+	if p.sockets != nil {
+		if to, ok := p.sockets.sent[connection{s.Source, s.Port, s.To}]; ok {
+			return to
+		}
+	}
+	return s.To
 }
 
 func sameTable(a, b *proxy.Table) bool {

@@ -24,6 +24,9 @@ func Run(h history.History, c *Coverage) ([]mismatch, error) {
 	defer s.close()
 	defer func() {
 		c.Tries += s.tries
+		if s.ours.sockets != nil {
+			c.AtSockets += s.ours.sockets.translated
+		}
 		for side := range s.even {
 			c.Even[side].merge(s.even[side])
 		}
@@ -78,6 +81,9 @@ func newSides(h history.History) (*sides, error) {
 
 func (s *sides) close() {
 	s.ours.close()
+	if s.ours.sockets != nil {
+		s.ours.sockets.end()
+	}
 	s.kube.Close()
 	s.ours.Close()
 }
