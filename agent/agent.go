@@ -60,6 +60,8 @@ type Config struct {
 	Egress   egress.Config
 	Policies Policies // nil: not followed
 	Events   bool     // warn by Events
+	Warner   Warner   // of what the agent's own looks for traps find; nil: nobody is warned
+	View     string   // address of the page, of the node itself; "" is none
 	FastPath FastPath
 	DNS      cluster.Key // the Service of the cluster's DNS, whose servers are asked; zero: none
 	SocketLB SocketLB
@@ -97,11 +99,13 @@ type Agent struct {
 	lastLog  time.Time
 	started  time.Time
 	problems string // the last ones logged
+
+	questions chan func() // to be run by the loop
 }
 
 // Run runs an agent until ctx ends. It leaves the kernel as it is.
 func Run(ctx context.Context, c Config, source Source) (err error) {
-	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now()}
+	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now(), questions: make(chan func())}
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts)
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
@@ -128,6 +132,8 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return a.dns.run(ctx) })
 	g.Go(func() error { return a.probing.prober.Run(ctx) })
 	g.Go(func() error { return a.serving.endpoints(ctx, c.Probes, a.operations.ports.Metrics.Handler()) })
+	g.Go(func() error { return a.view(ctx) })
+	g.Go(func() error { return a.checkups(ctx) })
 	if c.Policies != nil {
 		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
 		g.Go(func() error { return c.Policies.Run(ctx) })
@@ -191,6 +197,9 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case f := <-a.questions:
+			f()
+			continue
 		case s := <-a.source.Snapshots():
 			a.snapshot = s
 			a.tellPolicies()
@@ -316,7 +325,11 @@ func (a *Agent) answer(batch []*cni.Request) {
 		case VerbExplain:
 			a.explain(r)
 		case VerbDoctor:
-			a.examine(r)
+			a.look(r, scene.examination)
+		case VerbReport:
+			a.look(r, scene.report)
+		case VerbConn:
+			a.look(r, scene.connections)
 		case shim.VerbCNI:
 			calls = append(calls, r)
 		default:

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"encoding/json"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
-	"github.com/podlane/podlane/proxy"
 )
 
 // VerbExplain is the verb of a request for an explain.Answer; its Config is an
@@ -70,29 +68,35 @@ func (a *Agent) world() explain.World {
 	own := a.plan
 	return explain.World{
 		Snapshot: own.Snapshot, Plans: map[string]*plan.Plan{own.Node: own}, Names: map[string]map[string]cluster.Key{own.Node: names},
-		Compile: func(node string) *plan.Plan { return peerPlan(own, node) }, Fast: a.fast.now(own.Node), Sockets: a.sockets.now(own.Node),
+		Compile: peersOf(own).plan, Fast: a.fast.now(own.Node), Sockets: a.sockets.now(own.Node),
 	}
 }
 
-// peerPlan is the Plan that another node should have, as far as it can be told
+// peers makes Plans of other nodes.
+type peers struct {
+	own   *plan.Plan
+	addrs map[string][]netip.Addr // nil: not looked for yet
+}
+
+func peersOf(own *plan.Plan) *peers { return &peers{own: own} }
+
+// plan gives the Plan that another node should have, as far as it can be told
 // from here: its underlay is taken to be like the own, and the links of its pods
 // have made-up names.
-func peerPlan(own *plan.Plan, node string) *plan.Plan {
+func (p *peers) plan(node string) *plan.Plan {
+	own := p.own
 	n := own.Snapshot.Nodes.Get(cluster.Key{Name: node})
 	if n == nil {
 		return nil
 	}
 	in := plan.Input{
-		Node: node, Overlay: own.Overlay, Proxy: own.Proxy, Snapshot: own.Snapshot, Pods: peerPods(own.Snapshot, node),
+		Node: node, Overlay: own.Overlay, Proxy: own.Proxy, Snapshot: own.Snapshot, Pods: p.pods(n), Probed: probedThere(own, node),
 		Underlay: link.Underlay{Device: own.Underlay.Device, MTU: own.Underlay.MTU},
 	}
 	for _, a := range n.Addresses {
 		in.Underlay.Addrs = append(in.Underlay.Addrs, netip.PrefixFrom(a, bitsLike(own.Underlay.Addrs, a)))
 	}
-	in.Probed = probedThere(own, node)
-	state, problems := overlay.Compile(in.OverlayInput())
-	in.Proxy.Node = node // whose endpoints, zone and addresses decide
-	return &plan.Plan{Input: in, Link: &state, Table: proxy.CompileAll(in.Snapshot, in.Proxy), PodAddrs: podAddrs(in.Pods), Problems: problems}
+	return plan.CompileLinks(in)
 }
 
 // probedThere is what the other node will have found: the way between it and this
@@ -119,42 +123,36 @@ func bitsLike(own []netip.Prefix, a netip.Addr) int {
 	return a.BitLen()
 }
 
-// peerPods are the pods of another node that the cluster's state names.
-func peerPods(s *cluster.Snapshot, node string) []overlay.Pod {
-	addrs := map[netip.Addr]bool{}
+// addrsByNode are the addresses of pods that the cluster's state names, by their
+// nodes; of some twice, or also those of their node.
+func addrsByNode(s *cluster.Snapshot) map[string][]netip.Addr {
+	addrs := make(map[string][]netip.Addr, s.Nodes.Len())
 	for _, p := range s.Pods.All() {
-		for _, a := range p.IPs {
-			addrs[a] = addrs[a] || p.Node == node && !p.HostNetwork && !p.Done
-		}
-	}
-	hosts := map[netip.Addr]bool{}
-	for _, n := range s.Nodes.All() {
-		for _, a := range n.Addresses {
-			hosts[a] = true
+		if !p.HostNetwork && !p.Done {
+			addrs[p.Node] = append(addrs[p.Node], p.IPs...)
 		}
 	}
 	for _, slice := range s.Slices.All() {
-		for _, e := range slice.Endpoints {
-			if e.Node == node {
-				addrs[e.Address] = true
-			}
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			addrs[e.Node] = append(addrs[e.Node], e.Address)
 		}
 	}
+	return addrs
+}
+
+// pods gives those of a node, each address once.
+func (p *peers) pods(n *cluster.Node) []overlay.Pod {
+	if p.addrs == nil {
+		p.addrs = addrsByNode(p.own.Snapshot)
+	}
+	addrs := p.addrs[n.Name]
+	slices.SortFunc(addrs, netip.Addr.Compare)
 	var pods []overlay.Pod
-	for a, is := range addrs {
-		if is && !hosts[a] {
+	for _, a := range slices.Compact(addrs) {
+		if !slices.Contains(n.Addresses, a) {
 			pods = append(pods, overlay.Pod{Link: link.Prefix + "(" + a.String() + ")", Addrs: []netip.Addr{a}})
 		}
 	}
 	return pods
-}
-
-func podAddrs(pods []overlay.Pod) []netip.Addr {
-	addrs := map[netip.Addr]bool{}
-	for _, p := range pods {
-		for _, a := range p.Addrs {
-			addrs[a] = true
-		}
-	}
-	return slices.SortedFunc(maps.Keys(addrs), netip.Addr.Compare)
 }

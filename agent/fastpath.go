@@ -162,22 +162,6 @@ type FastPathStatus struct {
 	Peers []netip.Prefix `json:"peers,omitempty"`
 }
 
-// State is what the fast path takes, as far as it can be told from the status;
-// nil where it is off.
-func (s FastPathStatus) State() *fastpath.State {
-	if !s.On {
-		return nil
-	}
-	state := fastpath.NewState()
-	for _, a := range s.Pods {
-		state.Pods[a] = fastpath.Pod{}
-	}
-	for _, cidr := range s.Peers {
-		state.Peers[cidr] = fastpath.Peer{}
-	}
-	return &state
-}
-
 func (f *fast) status(allocations []cni.Allocation) FastPathStatus {
 	if f.handle == nil {
 		return FastPathStatus{Why: f.why}

@@ -21,13 +21,7 @@ func (a *Agent) tellPolicies() {
 	if a.config.Policies == nil || a.snapshot == nil {
 		return
 	}
-	for k := range a.snapshot.Nodes.All() {
-		if k.Name < a.config.Node {
-			a.config.Policies.Speak(false)
-			return
-		}
-	}
-	a.config.Policies.Speak(a.config.Events)
+	a.config.Policies.Speak(a.config.Events && isFirst(a.snapshot, a.config.Node))
 }
 
 // unenforced gives the policies for the status, and their number as a problem.

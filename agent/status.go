@@ -37,6 +37,7 @@ type Status struct {
 	// Underlay is the link that joins the node to the others, as the last Plan has
 	// it.
 	Underlay link.Underlay  `json:"underlay"`
+	Overlay  overlay.Config `json:"overlay"`
 	FastPath FastPathStatus `json:"fastPath"`
 	DNS      *DNSStatus     `json:"dns,omitempty"`
 	SocketLB SocketLBStatus `json:"socketLB"`
@@ -58,7 +59,7 @@ type PodStatus struct {
 }
 
 func (a *Agent) status() shim.Reply {
-	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}}
+	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}, Overlay: a.config.Overlay}
 	if a.config.Server.URL != "" {
 		s.Server = a.config.Server.URL + " (" + a.config.Server.Why + ")"
 	}

@@ -31,7 +31,7 @@ func unseen(e *observe.Exam) []Finding {
 	}
 	var list []Finding
 	for _, f := range e.Foreign {
-		if f.Hook == "forward" && f.Handle != 0 {
+		if f.Meets("forward") && f.Handle != 0 {
 			list = append(list, Finding{Severity: Warn, Evidence: f.String(), Mend: fmt.Sprintf(
 				"if the rule is meant for packets between pods: podlane agent --fast-path off, or the annotation podlane.dev/fast-path: \"off\" on the pods that it is for (nft list chain %s %s)", f.Table, f.Chain)})
 		}

@@ -20,7 +20,7 @@ func lostPing(layer string, full bool) func(*observe.Exam) []Finding {
 	return func(e *observe.Exam) []Finding {
 		var list []Finding
 		for _, p := range e.Pings {
-			if p.OK || p.Layer != layer || p.Full != full || layer == "overlay" && !reached(e, p.Peer, "underlay", p.To.Is6()) || full && !reached(e, p.Peer, layer, p.To.Is6()) {
+			if p.OK || p.Denied || p.Layer != layer || p.Full != full || layer == "overlay" && !reached(e, p.Peer, "underlay", p.To.Is6()) || full && !reached(e, p.Peer, layer, p.To.Is6()) {
 				continue
 			}
 			what := "a small packet"
@@ -52,7 +52,7 @@ func differentMTUs(exams []*observe.Exam) []Finding {
 	}
 	var list []Finding
 	for _, e := range exams {
-		if e.Underlay.MTU < most {
+		if e.Underlay.MTU > 0 && e.Underlay.MTU < most {
 			list = append(list, Finding{Node: e.Node, Evidence: fmt.Sprintf("%s has MTU %d, and other nodes' have %d: what they send at full size may vanish here", e.Underlay.Device, e.Underlay.MTU, most),
 				Mend: fmt.Sprintf("ip link set %s mtu %d", e.Underlay.Device, most)})
 		}

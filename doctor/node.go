@@ -18,7 +18,13 @@ var agentChecks = []Check{
 		return one(Fail, "start it: systemctl restart podlane, or look at the DaemonSet's pod on this node; what is in the kernel goes on working meanwhile", "the agent %s", e.Agent)
 	}},
 	{ID: "PL-002", Title: "something could not be looked at", Node: func(e *observe.Exam) []Finding {
-		return each(Warn, "run it with the rights of root on the node", e.Problems)
+		list := each(Warn, "run it with the rights of root on the node", e.Problems)
+		for _, p := range e.Pings {
+			if p.Denied {
+				return append(list, one(Warn, "podlane doctor as root on the node", "no right to send an ICMP echo, so that the ways to the other nodes were not tried")...)
+			}
+		}
+		return list
 	}},
 }
 
@@ -80,12 +86,12 @@ var foreignChecks = []Check{
 }
 
 // passing are the hooks that every packet of a pod meets on a node.
-var passing = []string{"prerouting", "forward", "postrouting", "none: jumped to"}
+var passing = []string{"prerouting", "forward", "postrouting"}
 
 func foreignDrop(e *observe.Exam) []Finding {
 	var list []Finding
 	for _, f := range e.Foreign {
-		if !slices.Contains(passing, f.Hook) || isVXLAN(f) {
+		if !slices.ContainsFunc(passing, f.Meets) || isVXLAN(f) {
 			continue
 		}
 		severity := Warn
@@ -103,7 +109,7 @@ func isVXLAN(f observe.Foreign) bool { return slices.Contains(f.Ports, overlay.D
 func vxlanDrop(e *observe.Exam) []Finding {
 	var list []Finding
 	for _, f := range e.Foreign {
-		if isVXLAN(f) || f.Hook == "input" && f.Handle == 0 && vxlanWanted(e) {
+		if isVXLAN(f) || f.Meets("input") && f.Handle == 0 && vxlanWanted(e) {
 			list = append(list, Finding{Evidence: f.String(), Mend: fmt.Sprintf("nft insert rule %s %s udp dport %d accept", f.Table, f.Chain, overlay.DefaultPort)})
 		}
 	}

@@ -20,7 +20,8 @@ func big(services int) *cluster.Snapshot {
 		b.SetNode(&cluster.Node{Key: cluster.Key{Name: name}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 200, byte(i + 1)})}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(cidr)}})
 	}
 	ready := func(i int) cluster.Endpoint {
-		a := netip.AddrFrom4([4]byte{10, byte(128 + 64*(i%2) + i>>17), byte(i >> 9), byte(i>>1)&0xfe | 1})
+		n := i/2 + 1
+		a := netip.AddrFrom4([4]byte{10, byte(128 + 64*(i%2) + n>>16), byte(n >> 8), byte(n)})
 		return cluster.Endpoint{Address: a, Ready: true, Serving: true, Node: fmt.Sprint("n", i%2+1)}
 	}
 	dns := cluster.Key{Namespace: "kube-system", Name: "kube-dns"}

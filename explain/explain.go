@@ -25,7 +25,8 @@ type World struct {
 	// walk ends at that node's door and says so.
 	Plans map[string]*plan.Plan
 	// Compile makes the Plan of a node that is not among Plans, or gives nil. It
-	// may be nil.
+	// may be nil. The Plan needs no Table (see plan.CompileLinks): one is made where
+	// the walk needs it.
 	Compile func(node string) *plan.Plan
 	// Names are the pods of links, by node and link, where the Snapshot lacks them.
 	Names map[string]map[string]cluster.Key
@@ -39,6 +40,8 @@ type World struct {
 	// Sockets are the pods whose connections are translated at their sockets, by node,
 	// where that is known.
 	Sockets map[string]*ebpf.Clients
+	// podsAt names the pods by their addresses; nil before it is asked for.
+	podsAt map[netip.Addr]cluster.Key
 	// Outside is the address that FROM "outside" stands for, in each family.
 	Outside []netip.Addr
 }

@@ -55,7 +55,7 @@ func (t *traveller) choose(p *plan.Plan, src netip.Addr, dst netip.AddrPort, loc
 	if !t.concerns(p, dst.Addr()) {
 		return nil, false
 	}
-	r := p.Table.Lookup(proxy.Query{
+	r := t.table(p).Lookup(proxy.Query{
 		Client: t.clientKind(p, src, local), Source: src, Protocol: t.protocol, Destination: dst, ToNode: t.isOwn(p, dst.Addr()),
 	})
 	if r.Verdict == proxy.Pass {
@@ -80,28 +80,52 @@ func (t *traveller) choose(p *plan.Plan, src netip.Addr, dst netip.AddrPort, loc
 	return c, true
 }
 
+// table gives the Table of a node. A Plan may come without one, since few nodes on
+// the way of a packet need theirs.
+func (t *traveller) table(p *plan.Plan) *proxy.Table {
+	if p.Table != nil {
+		return p.Table
+	}
+	if t.tables[p.Node] == nil {
+		c := p.Proxy
+		c.Node = p.Node // whose endpoints, zone and addresses decide
+		if t.tables == nil {
+			t.tables = map[string]*proxy.Table{}
+		}
+		t.tables[p.Node] = proxy.CompileAll(p.Snapshot, c)
+	}
+	return t.tables[p.Node]
+}
+
 // concerns says whether a Table may have something about an address; a Lookup walks
 // the whole of it.
 func (t *traveller) concerns(p *plan.Plan, a netip.Addr) bool {
-	if t.isOwn(p, a) || slices.ContainsFunc(p.Table.ServiceCIDRs, func(c netip.Prefix) bool { return c.Contains(a) }) {
+	if t.isOwn(p, a) {
 		return true
 	}
-	known, ok := t.frontends[p.Table]
-	if !ok {
-		known = map[netip.Addr]bool{}
-		for _, e := range p.Table.Services.All() {
-			for i := range e.Ports {
-				for _, f := range e.Ports[i].Frontends {
-					known[f.Addr.Addr()] = true
-				}
+	if t.frontends == nil {
+		// But for its own addresses, one node has frontends where the others have them.
+		t.frontends = frontendsOf(t.table(p))
+	}
+	return t.frontends.addrs[a] || slices.ContainsFunc(t.frontends.ranges, func(c netip.Prefix) bool { return c.Contains(a) })
+}
+
+// frontends are the addresses that Services have.
+type frontends struct {
+	addrs  map[netip.Addr]bool
+	ranges []netip.Prefix
+}
+
+func frontendsOf(table *proxy.Table) *frontends {
+	f := &frontends{addrs: make(map[netip.Addr]bool, table.Services.Len()), ranges: table.ServiceCIDRs}
+	for _, e := range table.Services.All() {
+		for i := range e.Ports {
+			for _, front := range e.Ports[i].Frontends {
+				f.addrs[front.Addr.Addr()] = true
 			}
 		}
-		if t.frontends == nil {
-			t.frontends = map[*proxy.Table]map[netip.Addr]bool{}
-		}
-		t.frontends[p.Table] = known
 	}
-	return known[a]
+	return f
 }
 
 // clientKind is what the client is to a node.

@@ -306,17 +306,32 @@ func (w *World) podOfLink(node, dev string, a netip.Addr) cluster.Key {
 	if k, ok := w.Names[node][dev]; ok {
 		return k
 	}
-	for _, p := range w.Snapshot.Pods.All() {
-		if p.Node == node && !p.HostNetwork && !p.Done && slices.Contains(p.IPs, a) {
-			return p.Key
-		}
+	if k, ok := w.podAt(a); ok {
+		return k
 	}
-	for _, s := range w.Snapshot.Slices.All() {
-		for _, e := range s.Endpoints {
-			if e.Address == a && e.Pod.Name != "" {
-				return e.Pod
+	return cluster.Key{Name: dev}
+}
+
+// podAt names the pod of an address, by the cluster's pods or, where these are not
+// known, by the endpoint slices.
+func (w *World) podAt(a netip.Addr) (cluster.Key, bool) {
+	if w.podsAt == nil {
+		w.podsAt = map[netip.Addr]cluster.Key{}
+		for _, s := range w.Snapshot.Slices.All() {
+			for _, e := range s.Endpoints {
+				if e.Pod.Name != "" {
+					w.podsAt[e.Address] = e.Pod
+				}
+			}
+		}
+		for _, p := range w.Snapshot.Pods.All() {
+			for _, ip := range p.IPs {
+				if !p.HostNetwork && !p.Done {
+					w.podsAt[ip] = p.Key
+				}
 			}
 		}
 	}
-	return cluster.Key{Name: dev}
+	k, ok := w.podsAt[a]
+	return k, ok
 }

@@ -17,12 +17,12 @@ import (
 // the route, then the link that the route names.
 type traveller struct {
 	*World
-	answer   *Answer
-	protocol cluster.Protocol
-	client   End
-	target   netip.AddrPort
-	// frontends are the addresses that Tables have frontends at.
-	frontends map[*proxy.Table]map[netip.Addr]bool
+	answer    *Answer
+	protocol  cluster.Protocol
+	client    End
+	target    netip.AddrPort
+	frontends *frontends              // nil: not looked at yet
+	tables    map[string]*proxy.Table // of Plans without one, by node
 }
 
 // maxNodes bounds the nodes that a packet passes: Plans that send it in a circle

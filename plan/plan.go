@@ -56,12 +56,24 @@ func Compile(prev *Plan, in Input) *Plan {
 	in.Proxy.Node = in.Node
 	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot, in.Proxy)
 	if prev.Link == nil || overlayChanged(prev.Input, in) {
-		state, problems := overlay.Compile(in.OverlayInput())
-		p.Link, p.Problems = &state, problems
+		p.compileLinks()
 		p.Guard = []guard.Rules{guard.Compile(in.OverlayInput(), in.Outside, nft.IPv4), guard.Compile(in.OverlayInput(), in.Outside, nft.IPv6)}
-		p.PodAddrs = podAddrs(in.Pods)
 	}
 	return p
+}
+
+// CompileLinks is CompileAll without Guard and Table, which are what costs in a
+// large cluster.
+func CompileLinks(in Input) *Plan {
+	p := &Plan{Input: in}
+	p.compileLinks()
+	return p
+}
+
+func (p *Plan) compileLinks() {
+	state, problems := overlay.Compile(p.OverlayInput())
+	p.Link, p.Problems = &state, problems
+	p.PodAddrs = podAddrs(p.Pods)
 }
 
 // OverlayInput is the part of the input that the overlay depends on.

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -56,17 +59,47 @@ type parsed struct {
 
 // parse reads one file. Its name is for messages and tells JSON from YAML.
 func parse(name string, data []byte) *parsed {
-	p := &parser{name: name, out: &parsed{unknown: map[string]int{}}}
 	docs, err := split(name, data)
+	p := parseAll(name, docs)
+	if err != nil {
+		p.fail(fmt.Sprintf("document %d", len(docs)+1), err)
+	}
+	return p.out
+}
+
+// alone is how many documents are not worth another goroutine.
+const alone = 200
+
+// parseAll reads the documents of a file, on all processors where there are many,
+// and gives what one after the other would give.
+func parseAll(name string, docs []document) *parser {
+	each := max(alone, (len(docs)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	var parts []*parser
+	var wait sync.WaitGroup
+	for chunk := range slices.Chunk(docs, each) {
+		p := &parser{name: name, out: &parsed{unknown: map[string]int{}}}
+		parts = append(parts, p)
+		wait.Go(func() { p.documents(chunk) })
+	}
+	wait.Wait()
+	whole := &parser{name: name, out: &parsed{unknown: map[string]int{}}}
+	for _, p := range parts {
+		whole.out.entries = append(whole.out.entries, p.out.entries...)
+		whole.out.problems = append(whole.out.problems, p.out.problems...)
+		whole.out.failed = whole.out.failed || p.out.failed
+		for kind, n := range p.out.unknown {
+			whole.out.unknown[kind] += n
+		}
+	}
+	return whole
+}
+
+func (p *parser) documents(docs []document) {
 	for _, d := range docs {
 		if err := p.document(d); err != nil {
 			p.fail(d.where(), err)
 		}
 	}
-	if err != nil {
-		p.fail(fmt.Sprintf("document %d", len(docs)+1), err)
-	}
-	return p.out
 }
 
 type parser struct {

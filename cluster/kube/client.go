@@ -16,15 +16,19 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// codecs know the API groups that are followed. The clientset of
+// scheme has the API groups that are followed. The clientset of
 // client-go/kubernetes knows all of them, which costs tens of megabytes.
-var codecs = func() runtime.NegotiatedSerializer {
-	scheme := runtime.NewScheme()
-	utilruntime.Must(corev1.AddToScheme(scheme))
-	utilruntime.Must(discoveryv1.AddToScheme(scheme))
-	utilruntime.Must(networkingv1.AddToScheme(scheme))
-	return serializer.NewCodecFactory(scheme).WithoutConversion()
-}()
+var (
+	scheme = func() *runtime.Scheme {
+		s := runtime.NewScheme()
+		utilruntime.Must(corev1.AddToScheme(s))
+		utilruntime.Must(discoveryv1.AddToScheme(s))
+		utilruntime.Must(networkingv1.AddToScheme(s))
+		return s
+	}()
+	codecs     = serializer.NewCodecFactory(scheme).WithoutConversion()
+	parameters = runtime.NewParameterCodec(scheme)
+)
 
 // config reads a kubeconfig, or, where path is "", the service account of the
 // pod.

@@ -34,7 +34,7 @@ type agentFlags struct {
 	nodePortAddresses                          []string
 	externalIPs                                bool
 	dnsService                                 string
-	fastPath, bpfDir, socketLB, cgroup         string
+	fastPath, bpfDir, socketLB, cgroup, view   string
 	install                                    installFlags
 }
 
@@ -78,6 +78,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.BoolVar(&f.externalIPs, "external-ips", true, "serve the externalIPs of Services")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
+	fl.StringVar(&f.view, "view-bind-address", "", "loopback address of a page that shows the cluster, what flows by this node, and explains what is clicked; \"\" is none")
 	f.install.add(fl)
 	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "manifests")
 	return cmd
@@ -134,13 +135,20 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	warner, err := f.warner(server.URL)
+	if err != nil {
+		return err
+	}
+	if err := agent.CheckView(f.view); err != nil {
+		return fmt.Errorf("--view-bind-address: %w", err)
+	}
 	if f.check {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return err
 	}
 	return agent.Run(cmd.Context(), agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
+		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, Warner: warner, View: f.view, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
 		SocketLB: agent.SocketLB{Mode: sockets, Dir: f.bpfDir, Cgroup: f.cgroup}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
 	}, source)
 }

@@ -40,7 +40,7 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVar(&i.masquerade, "masquerade", false, "give what pods send out of the cluster the node's address")
 	fl.StringVar(&i.exclude, "masquerade-exclude", "", "destinations that have routes to pods: CIDR,CIDR")
 	fl.BoolVar(&i.policies, "warn-networkpolicies", false, "say in status and metrics which NetworkPolicies there are, since none is enforced")
-	fl.BoolVar(&i.events, "events", false, "with --warn-networkpolicies: say it by an Event on each, too")
+	fl.BoolVar(&i.events, "events", false, "warn by Events: on each NetworkPolicy with --warn-networkpolicies, and on this Node of what podlane doctor would find")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
 	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
 }
@@ -84,6 +84,18 @@ func (f agentFlags) policies(server string, log *slog.Logger) (agent.Policies, e
 		return nil, err
 	}
 	return p, nil
+}
+
+// warner writes Events where that is wanted, and there is an API server.
+func (f agentFlags) warner(server string) (agent.Warner, error) {
+	if !f.install.events || f.manifests != "" {
+		return nil, nil
+	}
+	e, err := kube.NewNodeEvents(kube.Options{Kubeconfig: f.kubeconfig, Server: server, Node: f.node})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 func (f agentFlags) runtime(log *slog.Logger) install.Runtime {

@@ -9,22 +9,19 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/podlane/podlane/agent"
-	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/doctor"
-	"github.com/podlane/podlane/explain/live"
 	"github.com/podlane/podlane/explain/observe"
 )
 
 type doctorFlags struct {
-	lab, runDir, output      string
+	whereFlags
+	output                   string
 	preflight, list, verbose bool
 }
 
@@ -34,40 +31,31 @@ func newDoctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for known traps: what is wrong, the evidence, and the command that mends it",
 		Long: `Look for the traps that cluster networks are known to fall into. On a node it asks the agent, which compares the kernel with its Plan, and tries the ways
-to the other nodes and to the DNS servers: small and full-size packets, the underlay and the overlay. With --lab it looks at all nodes of a lab, and
+to the other nodes and to the DNS servers: small and full-size packets, the underlay and the overlay. With --kubeconfig it does so on all nodes, by
+their agents' pods and with your own rights, so that each pair of nodes is tried both ways. With --lab it looks at all nodes of a lab, and
 needs no agent. With --preflight it tries in a throw-away network namespace what the kernel can do, before anything is installed.
 
 Every finding has an id, such as PL-021, by which docs/doctor.md explains it. The exit status is 1 when something was found that loses packets (fail),
 0 also with warnings, 2 when it could not look.`,
-		Example: "  podlane doctor\n  podlane doctor --preflight\n  podlane lab doctor\n  podlane doctor --list",
+		Example: "  podlane doctor\n  podlane doctor --kubeconfig ~/.kube/config\n  podlane doctor --preflight\n  podlane lab doctor\n  podlane doctor --list",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return asTwo(runDoctor(cmd, f)) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.lab, "lab", "", "look at the lab of this name")
+	f.whereFlags.add(cmd)
 	fl.StringVarP(&f.output, "output", "o", "text", "text, json")
 	fl.BoolVar(&f.preflight, "preflight", false, "what can this machine's kernel do?")
 	fl.BoolVar(&f.list, "list", false, "print all checks and do nothing")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print what is merely worth knowing, too")
-	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	return cmd
 }
 
 // newLabDoctor is `podlane lab doctor`: the same for a lab.
 func newLabDoctor() *cobra.Command {
 	cmd := newDoctor()
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		name, err := cmd.Flags().GetString("name")
-		if err != nil {
-			return err
-		}
-		return cmd.Flags().Set("lab", name)
-	}
+	inLab(cmd, "preflight")
 	cmd.Short += ", in a lab"
 	cmd.Example = "  podlane lab doctor\n  podlane lab doctor --name other -v"
-	for _, hidden := range []string{"lab", "preflight", "run-dir"} {
-		_ = cmd.Flags().MarkHidden(hidden)
-	}
 	return cmd
 }
 
@@ -95,38 +83,38 @@ func runDoctor(cmd *cobra.Command, f doctorFlags) error {
 
 // find looks, and says where it has looked.
 func (f *doctorFlags) find(ctx context.Context) ([]doctor.Finding, string, error) {
-	switch {
-	case f.preflight:
+	if f.preflight {
 		features, err := tryFeatures(ctx)
 		return doctor.Preflight(features), "this kernel", err
-	case f.lab != "":
-		c, err := live.Read(ctx, f.lab)
-		if err != nil {
-			return nil, "", err
-		}
-		names := c.NodeNames()
-		exams, err := c.Exam(ctx, names...)
-		if err != nil {
-			return nil, "", err
-		}
-		found := append(doctor.Cluster(c.Plan(names[0])), doctor.Nodes(exams)...)
-		return found, fmt.Sprintf("lab %s, %d nodes", f.lab, len(names)), nil
 	}
-	return onNode(ctx, filepath.Join(f.runDir, "agent.sock"))
+	c, err := f.reach(ctx, false)
+	if err != nil {
+		return nil, "", err
+	}
+	if c == nil {
+		return f.onNode(ctx)
+	}
+	names := c.NodeNames()
+	exams, err := c.Exam(ctx, names...)
+	if err != nil {
+		return nil, "", err
+	}
+	found := doctor.Nodes(exams)
+	if p := c.AnyPlan(); p != nil {
+		found = append(doctor.Cluster(p), found...)
+	}
+	where := fmt.Sprintf("%s, %d nodes", c.Name, len(names))
+	if f.lab != "" {
+		where = "lab " + where
+	}
+	return found, where, nil
 }
 
 // onNode asks the agent of this node, and tries the ways itself.
-func onNode(ctx context.Context, socket string) ([]doctor.Finding, string, error) {
-	reply, err := shim.Ask(socket, shim.Request{Verb: agent.VerbDoctor}, 30*time.Second)
-	if err != nil {
-		return nil, "", fmt.Errorf("PL-001: no agent answers on %s (is `podlane agent` running on this node, and may you read its socket?): %w", socket, err)
-	}
-	if reply.Error != nil {
-		return nil, "", reply.Error
-	}
+func (f *doctorFlags) onNode(ctx context.Context) ([]doctor.Finding, string, error) {
 	var x agent.Examination
-	if err := json.Unmarshal(reply.Result, &x); err != nil {
-		return nil, "", err
+	if err := f.ask(agent.VerbDoctor, nil, &x); err != nil {
+		return nil, "", fmt.Errorf("PL-001: %w", err)
 	}
 	x.Exam.Try(ctx)
 	return append(x.Cluster, doctor.Nodes([]*observe.Exam{x.Exam})...), "node " + x.Exam.Node, nil

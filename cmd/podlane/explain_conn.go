@@ -1,37 +1,33 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/podlane/podlane/explain/live"
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/explain/observe"
 )
 
 // newExplainConn says of connections that there are where they went.
 func newExplainConn() *cobra.Command {
 	var asJSON bool
-	var name string
+	var f whereFlags
 	cmd := &cobra.Command{
 		Use:   "conn [ADDRESS[:PORT]|POD|SERVICE]",
 		Short: "Say of the connections that there are, from conntrack, which pod each went to",
 		Long: `Say of the connections that there are, from the nodes' conntrack, to which pod each was sent, and since when where the kernel keeps that
-(sysctl net.netfilter.nf_conntrack_timestamp=1 on the node). Without an argument: all that a Service's rules translated. It needs a lab.`,
-		Example: "  podlane lab explain conn\n  podlane lab explain conn default/curl\n  podlane lab explain conn 10.244.1.3:43210",
+(sysctl net.netfilter.nf_conntrack_timestamp=1 on the node). Without an argument: all that a Service's rules translated. It asks the agent of this
+node, or with --kubeconfig or --lab all nodes.`,
+		Example: "  podlane explain conn svc-or-pod-or-address\n  podlane lab explain conn\n  podlane lab explain conn default/curl\n  podlane lab explain conn 10.244.1.3:43210",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if inLab, err := cmd.Flags().GetString("name"); err == nil && name == "" {
-				name = inLab
+			if lab, err := cmd.Flags().GetString("name"); err == nil && f.lab == "" {
+				f.lab = lab
 			}
-			if name == "" {
-				return &exitError{2, errors.New("explain conn: give --lab NAME, or use podlane lab explain conn")}
-			}
-			c, err := live.Read(cmd.Context(), name)
-			if err != nil {
-				return asTwo(err)
-			}
-			list, err := c.Connections(cmd.Context(), first(args))
+			list, err := f.connections(cmd.Context(), first(args))
 			if err != nil {
 				return asTwo(err)
 			}
@@ -48,8 +44,19 @@ func newExplainConn() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().StringVar(&name, "lab", "", "the lab of this name")
+	f.add(cmd)
 	return cmd
+}
+
+func (f *whereFlags) connections(ctx context.Context, match string) (list []observe.Connection, err error) {
+	c, err := f.reach(ctx, false)
+	switch {
+	case err != nil:
+		return nil, err
+	case c != nil:
+		return c.Connections(ctx, match)
+	}
+	return list, f.ask(agent.VerbConn, match, &list)
 }
 
 func first(args []string) string {

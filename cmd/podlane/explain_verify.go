@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/explain"
 	"github.com/podlane/podlane/explain/live"
 	"github.com/podlane/podlane/explain/observe"
@@ -17,11 +20,14 @@ import (
 // said already.
 var errDiffers = &exitError{code: 1}
 
-// verifyInLab explains an access and compares with reality.
-func verifyInLab(cmd *cobra.Command, f explainFlags, a explain.Access) error {
-	c, err := live.Read(cmd.Context(), f.lab)
+// verify explains an access and compares with reality.
+func verify(cmd *cobra.Command, f explainFlags, a explain.Access) error {
+	c, err := f.reach(cmd.Context(), true)
 	if err != nil {
 		return err
+	}
+	if c == nil {
+		return errors.New("--verify asks several nodes: give --kubeconfig FILE, or --lab NAME")
 	}
 	v, err := c.Verify(cmd.Context(), a)
 	if err != nil {
@@ -112,24 +118,32 @@ func appendNew(list []string, s string) []string {
 	return append(list, s)
 }
 
-// compareAll compares everything that the nodes of a lab should have.
+// compareAll compares everything that the nodes should have: those of a cluster,
+// or this one.
 func compareAll(cmd *cobra.Command, f explainFlags) error {
-	c, err := live.Read(cmd.Context(), f.lab)
+	c, err := f.reach(cmd.Context(), false)
 	if err != nil {
 		return err
 	}
-	reports, err := c.Report(cmd.Context(), c.NodeNames()...)
+	reports := map[string]*observe.Report{}
+	if c != nil {
+		reports, err = c.Report(cmd.Context(), c.NodeNames()...)
+	} else {
+		own := &observe.Report{}
+		err = f.ask(agent.VerbReport, nil, own)
+		reports[own.Node] = own
+	}
 	if err != nil {
 		return err
 	}
-	all := []observe.Difference{}
-	for _, n := range c.NodeNames() {
+	nodes, all := slices.Sorted(maps.Keys(reports)), []observe.Difference{}
+	for _, n := range nodes {
 		all = append(all, reports[n].Differences...)
 	}
 	if f.output == "json" {
 		err = printJSON(cmd.OutOrStdout(), all)
 	} else {
-		err = printDifferences(cmd.OutOrStdout(), c.NodeNames(), all)
+		err = printDifferences(cmd.OutOrStdout(), nodes, all)
 	}
 	if err == nil && len(all) > 0 {
 		return errDiffers

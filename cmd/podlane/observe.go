@@ -2,15 +2,20 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/explain/observe"
 	"github.com/podlane/podlane/kernel/nft"
@@ -25,7 +30,11 @@ func newObserve() *cobra.Command {
 	return cmd
 }
 
-type nodeFlags struct{ node, manifests, mode, cluster, runDir, stateDir string }
+type nodeFlags struct {
+	node, manifests, mode, cluster, runDir, stateDir string
+	// agent: the node's agent knows all of these, and looks itself.
+	agent bool
+}
 
 func (f *nodeFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
@@ -35,7 +44,10 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
+	fl.BoolVar(&f.agent, "agent", false, "let the agent look")
 }
+
+func (f *nodeFlags) socket() string { return filepath.Join(f.runDir, "agent.sock") }
 
 func (f *nodeFlags) read() (observe.Node, error) {
 	o, err := overlayConfig(f.mode, f.cluster)
@@ -52,12 +64,18 @@ func (f *nodeFlags) read() (observe.Node, error) {
 func newObserveNode() *cobra.Command {
 	var f nodeFlags
 	cmd := &cobra.Command{Use: "node", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		report := &observe.Report{}
+		if f.agent {
+			if err := askAgent(f.socket(), agent.VerbReport, nil, report); err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), report)
+		}
 		n, err := f.read()
 		if err != nil {
 			return err
 		}
-		report, _, err := observe.Look(n)
-		if err != nil {
+		if report, _, err = observe.Look(n); err != nil {
 			return err
 		}
 		return printJSON(cmd.OutOrStdout(), report)
@@ -69,13 +87,16 @@ func newObserveNode() *cobra.Command {
 func newObserveTrace() *cobra.Command {
 	var port uint16
 	var protocol string
-	var v6 bool
+	var v6, untilEOF bool
 	var timeout time.Duration
 	cmd := &cobra.Command{Use: "trace", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
+		if untilEOF {
+			go func() { _, _ = io.Copy(io.Discard, cmd.InOrStdin()); cancel() }()
+		}
 		t, err := observe.StartTrace(protocols[strings.ToLower(protocol)], port, v6)
 		if err != nil {
 			return err
@@ -91,20 +112,30 @@ func newObserveTrace() *cobra.Command {
 	fl.StringVar(&protocol, "protocol", "tcp", "tcp, udp")
 	fl.BoolVarP(&v6, "ipv6", "6", false, "IPv6")
 	fl.DurationVar(&timeout, "timeout", 5*time.Second, "the longest time")
+	fl.BoolVar(&untilEOF, "until-eof", false, "end when standard input does, as well as by SIGINT")
 	return cmd
 }
 
 func newObserveProbe() *cobra.Command {
 	var p observe.Probe
-	var protocol string
+	var protocol, result string
 	cmd := &cobra.Command{Use: "probe HOST:PORT", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		p.Protocol, p.To = protocols[strings.ToLower(protocol)], args[0]
-		return printJSON(cmd.OutOrStdout(), p.Run(cmd.Context()))
+		met := p.Run(cmd.Context())
+		if result == "" {
+			return printJSON(cmd.OutOrStdout(), met)
+		}
+		text, err := json.Marshal(met)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(result, text, 0o644)
 	}}
 	fl := cmd.Flags()
 	fl.Uint16Var(&p.Port, "port", 0, "the source port")
 	fl.StringVar(&protocol, "protocol", "tcp", "tcp, udp")
 	fl.DurationVar(&p.Timeout, "timeout", 2*time.Second, "how long to wait for an answer")
+	fl.StringVar(&result, "result", "", "write what was met to this file")
 	return cmd
 }
 
@@ -154,11 +185,7 @@ func newObserveCounters() *cobra.Command {
 func newObserveExam() *cobra.Command {
 	var f nodeFlags
 	cmd := &cobra.Command{Use: "exam", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		n, err := f.read()
-		if err != nil {
-			return err
-		}
-		exam, _, err := observe.Examine(n)
+		exam, err := f.examine()
 		if err != nil {
 			return err
 		}
@@ -167,6 +194,20 @@ func newObserveExam() *cobra.Command {
 	}}
 	f.add(cmd)
 	return cmd
+}
+
+func (f *nodeFlags) examine() (*observe.Exam, error) {
+	if f.agent {
+		x := &agent.Examination{}
+		err := askAgent(f.socket(), agent.VerbDoctor, nil, x)
+		return x.Exam, err
+	}
+	n, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	exam, _, err := observe.Examine(n)
+	return exam, err
 }
 
 func newObserveFeatures() *cobra.Command {

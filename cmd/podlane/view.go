@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/podlane/podlane/explain/live"
+	"github.com/podlane/podlane/explain/view"
 )
 
 // newLabView serves a page that shows the lab.
@@ -25,7 +26,7 @@ The page loads nothing from elsewhere. It is served until Ctrl-C.`,
 			if err != nil {
 				return err
 			}
-			if _, err := live.Read(cmd.Context(), name); err != nil {
+			if _, err := live.Lab(cmd.Context(), name); err != nil {
 				return asTwo(err)
 			}
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
@@ -33,7 +34,7 @@ The page loads nothing from elsewhere. It is served until Ctrl-C.`,
 				return asTwo(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "http://%s/\n", l.Addr())
-			return (&live.Viewer{Name: name}).Serve(cmd.Context(), l)
+			return (&view.Viewer{Name: "lab " + name, Source: live.LabView{Name: name}}).Serve(cmd.Context(), l)
 		},
 	}
 	cmd.Flags().IntVar(&port, "port", 0, "the port; 0 takes a free one")

@@ -109,7 +109,7 @@ func (w *world) sh(target, command string) string {
 
 func (w *world) read() *live.Cluster {
 	w.Helper()
-	c, err := live.Read(w.Context(), w.name)
+	c, err := live.Lab(w.Context(), w.name)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func (w *world) examine() []doctor.Finding {
 		w.Fatal(err)
 	}
 	var list []doctor.Finding
-	for _, f := range append(doctor.Cluster(c.Plan(c.NodeNames()[0])), doctor.Nodes(exams)...) {
+	for _, f := range append(doctor.Cluster(c.AnyPlan()), doctor.Nodes(exams)...) {
 		if f.Severity != doctor.Info {
 			list = append(list, f)
 		}

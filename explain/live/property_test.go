@@ -132,12 +132,9 @@ func TestExplain_predicts(t *testing.T) {
 			w := up(t, lab.Options{Overlay: overlay, Families: "ipv4", FastPath: fast}, manifests)
 			w.settled()
 			c := w.read()
-			if err := c.Ask(); err != nil {
-				t.Fatal(err)
-			}
 			for range each {
 				a := r.access(w.status())
-				answer, err := explain.Explain(c.World(), a)
+				answer, err := c.Explain(t.Context(), a)
 				if err != nil {
 					t.Errorf("%+v: %v", a, err)
 					continue

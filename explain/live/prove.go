@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/explain"
@@ -23,8 +22,11 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 		return nil // no kernel of ours speaks it
 	}
 	target := c.target(v.Answer)
-	var port uint16
-	if err := c.observe(ctx, target, &port, "port"); err != nil {
+	if target == "outside" && !slices.Contains(c.Outside, v.Answer.From.Addr) {
+		return fmt.Errorf("no probe can be sent from %s: the outside that there is has %v", v.Answer.From.Addr, c.Outside)
+	}
+	port, err := c.site.port(ctx, target)
+	if err != nil {
 		return err
 	}
 	before := c.counter(ctx, v)
@@ -32,7 +34,7 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 	traces := make([]observe.Sighting, len(nodes))
 	errs := make([]error, len(nodes))
 	var wait sync.WaitGroup
-	tctx, cancel := context.WithTimeout(ctx, probeTimeout+5*time.Second)
+	tctx, cancel := context.WithTimeout(ctx, probeTimeout+c.site.patience())
 	defer cancel()
 	done := make(chan struct{})
 	for i, n := range nodes {
@@ -40,7 +42,7 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 	}
 	c.awaitTraces(ctx, nodes, port, v.Answer.Target.Addr().Is6())
 	v.Probe = &observe.ProbeResult{}
-	err := c.observe(ctx, target, v.Probe, "probe", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)),
+	err = c.observe(tctx, target, v.Probe, "probe", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)),
 		"--timeout", probeTimeout.String(), probeTo(v.Answer))
 	close(done)
 	wait.Wait()
@@ -100,13 +102,12 @@ func (c *Cluster) target(a *explain.Answer) string {
 
 // trace watches one connection on a node until done is closed.
 func (c *Cluster) trace(ctx context.Context, node string, a explain.Access, port uint16, to netip.Addr, done <-chan struct{}) (observe.Sighting, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var s observe.Sighting
-	args := []string{"trace", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)), "--timeout", (probeTimeout + 5*time.Second).String()}
+	args := []string{"trace", "--protocol", strings.ToLower(a.Protocol.String()), "--port", strconv.Itoa(int(port)), "--timeout", (probeTimeout + c.site.patience()).String()}
 	if to.Is6() {
 		args = append(args, "-6")
 	}
+	args = append(args, c.site.traceArgs()...)
 	err := c.observeUntil(ctx, "node/"+node, &s, done, args...)
 	return s, err
 }

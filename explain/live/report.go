@@ -1,12 +1,12 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/podlane/podlane/explain/observe"
@@ -14,87 +14,91 @@ import (
 )
 
 // Report looks at the nodes' kernels from within, and takes their facts from
-// there: no agent is asked.
+// there. The error is that of the first node that could not be looked at.
 func (c *Cluster) Report(ctx context.Context, nodes ...string) (map[string]*observe.Report, error) {
+	found, errs := onNodes[observe.Report](ctx, c, "node", nodes)
 	reports := map[string]*observe.Report{}
-	errs := make([]error, len(nodes))
-	found := make([]*observe.Report, len(nodes))
-	var wait sync.WaitGroup
+	var first error
 	for i, n := range nodes {
-		wait.Go(func() {
-			found[i] = &observe.Report{}
-			errs[i] = c.observe(ctx, "node/"+n, found[i], append([]string{"node"}, c.nodeFlags(n)...)...)
-		})
-	}
-	wait.Wait()
-	for i, n := range nodes {
-		if errs[i] != nil {
-			return nil, errs[i]
+		if c.failed[n] = errs[i]; errs[i] != nil {
+			first = cmp.Or(first, errs[i])
+			continue
 		}
 		reports[n] = found[i]
-		c.Facts[n] = &found[i].Facts
-		delete(c.Plans, n)
+		c.learn(n, &found[i].Facts)
 	}
-	return reports, nil
+	return reports, first
 }
 
-// Exam examines the nodes from within, and tries the ways between them.
+// Exam examines the nodes from within, and tries the ways between them. A node that
+// cannot be looked at is one whose agent does not answer; where none can, that is
+// the error.
 func (c *Cluster) Exam(ctx context.Context, nodes ...string) ([]*observe.Exam, error) {
-	errs := make([]error, len(nodes))
-	found := make([]*observe.Exam, len(nodes))
-	var wait sync.WaitGroup
+	found, errs := onNodes[observe.Exam](ctx, c, "exam", nodes)
+	failed := 0
 	for i, n := range nodes {
-		wait.Go(func() {
-			found[i] = &observe.Exam{}
-			errs[i] = c.observe(ctx, "node/"+n, found[i], append([]string{"exam"}, c.nodeFlags(n)...)...)
-		})
-	}
-	wait.Wait()
-	for i, n := range nodes {
-		if errs[i] != nil {
-			return nil, errs[i]
+		if errs[i] == nil {
+			c.learn(n, &found[i].Facts)
+			continue
 		}
-		c.Facts[n] = &found[i].Facts
-		delete(c.Plans, n)
+		failed++
+		found[i] = &observe.Exam{Report: observe.Report{Facts: observe.Facts{Node: n}, Agent: "does not answer: " + errs[i].Error()}}
+	}
+	if failed > 0 && failed == len(nodes) {
+		return nil, errs[0]
 	}
 	return found, nil
 }
 
-// Plan compiles a node's Plan from its facts, which have been read.
-func (c *Cluster) Plan(node string) *plan.Plan { return c.compile(node) }
-
-// nodeFlags tell the hidden verb "observe" about a node of the lab.
-func (c *Cluster) nodeFlags(node string) []string {
-	dir := filepath.Join(c.Lab.Dir(), "nodes", node)
-	return []string{"--node", node, "--manifests", filepath.Join(c.Lab.Dir(), "cluster"), "--overlay", c.Status.Overlay,
-		"--run-dir", filepath.Join(dir, "run"), "--state-dir", filepath.Join(dir, "state")}
+// onNodes runs one verb on several nodes at a time.
+func onNodes[T any](ctx context.Context, c *Cluster, verb string, nodes []string) ([]*T, []error) {
+	errs, found := make([]error, len(nodes)), make([]*T, len(nodes))
+	slots := make(chan struct{}, 16)
+	var wait sync.WaitGroup
+	for i, n := range nodes {
+		wait.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			found[i] = new(T)
+			errs[i] = c.observe(ctx, "node/"+n, found[i], append([]string{verb}, c.site.about(n)...)...)
+		})
+	}
+	wait.Wait()
+	return found, errs
 }
 
-// observe runs the hidden verb at a target in the lab and reads its JSON.
-func (c *Cluster) observe(ctx context.Context, target string, into any, args ...string) error {
-	self, err := program()
-	if err != nil {
-		return err
-	}
-	out, err := c.Lab.Output(ctx, target, append([]string{self, "observe"}, args...)...)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal([]byte(out), into); err != nil {
-		return fmt.Errorf("%s: observe %s: %w", target, args[0], err)
+func (c *Cluster) learn(node string, f *observe.Facts) {
+	c.Facts[node] = f
+	delete(c.Plans, node)
+	delete(c.failed, node)
+}
+
+// AnyPlan gives the Plan of a node whose facts are known, nil where there is none.
+func (c *Cluster) AnyPlan() *plan.Plan {
+	for _, n := range c.NodeNames() {
+		if c.Facts[n] != nil {
+			return c.Facts[n].Plan(c.Snapshot)
+		}
 	}
 	return nil
 }
 
-// Program is the podlane to run inside a lab; empty is the running program, which
-// is right but for tests.
-var Program string
+// observe runs the hidden verb at a target and reads its JSON.
+func (c *Cluster) observe(ctx context.Context, target string, into any, args ...string) error {
+	return c.observeUntil(ctx, target, into, nil, args...)
+}
 
-func program() (string, error) {
-	if Program != "" {
-		return Program, nil
+// observeUntil is observe for a command that prints its JSON when it is told to
+// end, which it is when stop is closed.
+func (c *Cluster) observeUntil(ctx context.Context, target string, into any, stop <-chan struct{}, args ...string) error {
+	out, err := c.site.run(ctx, target, stop, args...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", strings.Replace(target, "node/", "node ", 1), err)
 	}
-	return os.Executable()
+	if err := json.Unmarshal(out, into); err != nil {
+		return fmt.Errorf("%s: observe %s: %w", target, args[0], err)
+	}
+	return nil
 }
 
 // decide asks a node's kernel where it would send packets.
@@ -105,30 +109,4 @@ func (c *Cluster) decide(ctx context.Context, node string, dsts []netip.Addr) ([
 	}
 	var list []observe.Decision
 	return list, c.observe(ctx, "node/"+node, &list, args...)
-}
-
-// observeUntil is observe for a command that prints its JSON when it is
-// interrupted, which it is when done is closed.
-func (c *Cluster) observeUntil(ctx context.Context, target string, into any, done <-chan struct{}, args ...string) error {
-	self, err := program()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	out, err := c.Lab.Output(ctx, target, append([]string{self, "observe"}, args...)...)
-	if out == "" && err != nil {
-		return err
-	}
-	if err := json.Unmarshal([]byte(out), into); err != nil {
-		return fmt.Errorf("%s: observe %s: %w", target, args[0], err)
-	}
-	return nil
 }

@@ -173,7 +173,7 @@ func TestSabotage_state(t *testing.T) {
 	w := up(t, lab.Options{Nodes: 2, Overlay: "vxlan", FastPath: "off"}, scene)
 	w.settled()
 	server := w.vars().Replace("SERVER")
-	w.sh("default/client", "echo x | timeout 1 socat -t1 - UDP:10.96.1.1:5000,sourceport=45000 || true")
+	w.sh("default/client", program(t)+" observe probe --protocol udp --port 45000 10.96.1.1:5000")
 	w.agents(lab.AgentKill)
 	w.apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: twin}\nspec: {nodeName: n9, containers: [{name: c, image: pause}]}\nstatus: {podIP: %s, podIPs: [{ip: %[1]s}]}\n", server))
 	if ids := w.ids(); !slices.Contains(ids, "PL-041") {

@@ -54,15 +54,10 @@ const probeTimeout = 1800 * time.Millisecond
 // Verify explains an access from the nodes' own facts, compares what it rests on
 // with the kernels, and sends one real connection.
 func (c *Cluster) Verify(ctx context.Context, a explain.Access) (*Verification, error) {
-	reports, err := c.Report(ctx, c.NodeNames()...)
-	if err != nil {
+	v := &Verification{Reports: map[string]*observe.Report{}, Counted: -1, All: []Finding{}, Seen: map[string]observe.Sighting{}}
+	if err := c.explainFromReports(ctx, v, a); err != nil {
 		return nil, err
 	}
-	answer, err := explain.Explain(c.World(), a)
-	if err != nil {
-		return nil, err
-	}
-	v := &Verification{Answer: answer, Reports: reports, Counted: -1, All: []Finding{}, Seen: map[string]observe.Sighting{}}
 	v.compare()
 	if err := c.decisions(ctx, v); err != nil {
 		return nil, err
@@ -75,6 +70,28 @@ func (c *Cluster) Verify(ctx context.Context, a explain.Access) (*Verification, 
 		v.First = &v.All[0]
 	}
 	return v, nil
+}
+
+// together is up to how many nodes are all asked at once, on the way or not. In
+// larger clusters those are asked that the walk comes to.
+const together = 16
+
+// explainFromReports walks with the facts of the nodes' reports.
+func (c *Cluster) explainFromReports(ctx context.Context, v *Verification, a explain.Access) error {
+	report := func(nodes ...string) {
+		found, _ := c.Report(ctx, nodes...) // an error counts where the walk comes to its node
+		maps.Copy(v.Reports, found)
+	}
+	if nodes := c.NodeNames(); len(nodes) <= together {
+		report(nodes...)
+	}
+	answer, err := c.walk(c.world(func(node string) {
+		if v.Reports[node] == nil && c.failed[node] == nil && slices.Contains(c.NodeNames(), node) {
+			report(node)
+		}
+	}), a)
+	v.Answer = answer
+	return err
 }
 
 // OK says that nothing differs.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/podlane/podlane/explain/live"
+	"github.com/podlane/podlane/explain/view"
 	"github.com/podlane/podlane/lab"
 )
 
@@ -22,7 +23,7 @@ func serve(t *testing.T, name string) string {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- (&live.Viewer{Name: name}).Serve(ctx, l) }()
+	go func() { done <- (&view.Viewer{Name: "lab " + name, Source: live.LabView{Name: name}}).Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

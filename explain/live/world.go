@@ -1,78 +1,66 @@
-// Package live explains accesses in a running lab: it takes the cluster's state
-// from the lab's folder and each node's own facts from its agent (or, for
-// verifying, from the node itself), walks with explain, and compares with what
-// the kernels have and what a real packet meets. It is for labs: on a node of a
-// real cluster the agent answers for itself.
+// Package live explains accesses in a running cluster: it takes the cluster's state
+// from a lab's folder or the API server, and each node's own facts from its agent
+// (or, for verifying, from the node itself), walks with explain, and compares with
+// what the kernels have and what a real packet meets. What it wants to know of
+// another machine it asks by a command that runs there (the hidden verb "observe"):
+// over the lab's socket, or with the asking user's rights through the API server.
 package live
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
-	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster"
-	"github.com/podlane/podlane/cluster/file"
-	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/explain"
 	"github.com/podlane/podlane/explain/observe"
-	"github.com/podlane/podlane/lab"
-	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy/ebpf"
 )
 
-// Cluster is a running lab with what was read of it.
+// Cluster is a running cluster with what was read of it: a lab, or a Kubernetes
+// that is reached through its API server.
 type Cluster struct {
-	Lab      *lab.Client
 	Name     string
-	Status   *lab.Status
 	Snapshot *cluster.Snapshot
 	Facts    map[string]*observe.Facts
 	Plans    map[string]*plan.Plan
+	// Outside are the addresses of "outside", one for a family.
+	Outside []netip.Addr
+	site    site
+	// failed is, by node, why its facts could not be had.
+	failed map[string]error
 }
 
-// clusterName is that of every lab: the agents' default.
-const clusterName = "podlane"
-
-// Read reads a lab's cluster state. The nodes' facts are read when they are
-// needed (see Ask and Report).
-func Read(ctx context.Context, name string) (*Cluster, error) {
-	client, err := lab.Dial(name)
-	if err != nil {
-		return nil, err
-	}
-	st, err := client.Status(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("lab %s: %w", name, err)
-	}
-	objects, _, err := file.Read(filepath.Join(client.Dir(), "cluster"))
-	if err != nil {
-		return nil, fmt.Errorf("lab %s: %w", name, err)
-	}
-	return &Cluster{
-		Lab: client, Name: name, Status: st, Snapshot: objects.Snapshot(""), Facts: map[string]*observe.Facts{}, Plans: map[string]*plan.Plan{},
-	}, nil
+// site is where the nodes and pods of a cluster are reached.
+type site interface {
+	nodes() []string
+	// run runs "podlane observe" with these arguments at a target, "node/N", "NS/POD"
+	// or "outside", and gives what it prints. A command that goes on until it is told
+	// to end is told so when stop is closed.
+	run(ctx context.Context, target string, stop <-chan struct{}, args ...string) ([]byte, error)
+	// about gives the arguments that tell "observe node" and "observe exam" of a node.
+	about(node string) []string
+	// facts asks a node's agent for what its Plan depends on.
+	facts(ctx context.Context, node string) (*observe.Facts, error)
+	// traceArgs are those by which a trace notices its stop.
+	traceArgs() []string
+	// port gives a source port for a probe.
+	port(ctx context.Context, target string) (uint16, error)
+	// patience is how long it may take until a probe that was asked for is sent.
+	patience() time.Duration
 }
 
-func (c *Cluster) overlay() overlay.Config {
-	return overlay.Config{Mode: overlay.Mode(c.Status.Overlay), Cluster: clusterName}
+func newCluster(name string, s *cluster.Snapshot, at site) *Cluster {
+	return &Cluster{Name: name, Snapshot: s, Facts: map[string]*observe.Facts{}, Plans: map[string]*plan.Plan{}, failed: map[string]error{}, site: at}
 }
 
-// NodeNames gives the lab's nodes.
-func (c *Cluster) NodeNames() []string {
-	var names []string
-	for _, n := range c.Status.Nodes {
-		names = append(names, n.Name)
-	}
-	return names
-}
+// NodeNames gives the cluster's nodes.
+func (c *Cluster) NodeNames() []string { return c.site.nodes() }
 
 // AgentError says that a node's agent does not answer.
 type AgentError struct {
@@ -86,87 +74,65 @@ func (e *AgentError) Error() string {
 
 func (e *AgentError) Unwrap() error { return e.Err }
 
-// Ask reads the facts of all nodes from their agents.
-func (c *Cluster) Ask() error {
-	nodes := c.NodeNames()
-	errs := make([]error, len(nodes))
-	facts := make([]*observe.Facts, len(nodes))
-	var wait sync.WaitGroup
-	for i, n := range nodes {
-		wait.Go(func() { facts[i], errs[i] = c.askAgent(n) })
-	}
-	wait.Wait()
-	for i, n := range nodes {
-		if errs[i] != nil {
-			return &AgentError{n, errs[i]}
+// Explain walks an access. It asks the agents of the nodes that the access comes
+// to, and an agent that does not answer is an error.
+func (c *Cluster) Explain(ctx context.Context, a explain.Access) (*explain.Answer, error) {
+	w := c.world(func(node string) {
+		if c.Facts[node] != nil || c.failed[node] != nil {
+			return
 		}
-		c.Facts[n] = facts[i]
-	}
-	return nil
+		f, err := c.site.facts(ctx, node)
+		if err != nil {
+			c.failed[node] = &AgentError{node, err}
+			return
+		}
+		c.Facts[node] = f
+	})
+	return c.walk(w, a)
 }
 
-func (c *Cluster) askAgent(node string) (*observe.Facts, error) {
-	socket := filepath.Join(c.Lab.Dir(), "nodes", node, "run", "agent.sock")
-	reply, err := shim.Ask(socket, shim.Request{Verb: agent.VerbStatus}, 5*time.Second)
-	if err != nil {
-		return nil, err
+// walk explains, and prefers the error of a node that could not be asked.
+func (c *Cluster) walk(w explain.World, a explain.Access) (*explain.Answer, error) {
+	answer, err := explain.Explain(w, a)
+	for _, node := range slices.Sorted(maps.Keys(c.failed)) {
+		if _, met := c.Plans[node]; met && c.failed[node] != nil {
+			return nil, c.failed[node]
+		}
 	}
-	if reply.Error != nil {
-		return nil, reply.Error
-	}
-	s := &agent.Status{}
-	if err := json.Unmarshal(reply.Result, s); err != nil {
-		return nil, err
-	}
-	if !s.Synced {
-		return nil, fmt.Errorf("it waits for the cluster's first state")
-	}
-	return fromStatus(s, c.overlay()), nil
+	return answer, err
 }
 
-// fromStatus takes the facts that an agent tells of itself.
-func fromStatus(s *agent.Status, o overlay.Config) *observe.Facts {
-	f := &observe.Facts{Node: s.Node, Underlay: s.Underlay, Overlay: o, Pods: []observe.PodLink{}, Fast: s.FastPath.State(), Sockets: s.SocketLB.Clients(), Probed: s.Probed}
-	for _, p := range s.Pods {
-		f.Pods = append(f.Pods, observe.PodLink{Pod: p.Pod, Link: p.Dev, MAC: p.MAC, MTU: p.MTU, Addrs: p.Addrs})
+// world gives what explain walks through. Plans are compiled when the walk comes
+// to them; need is told before.
+func (c *Cluster) world(need func(node string)) explain.World {
+	names, fast := map[string]map[string]cluster.Key{}, map[string]*fastpath.State{}
+	sockets := map[string]*ebpf.Clients{}
+	known := func(node string) {
+		if f := c.Facts[node]; f != nil {
+			names[node], fast[node], sockets[node] = f.Names(), f.Fast.State(), f.Sockets
+		}
 	}
-	return f
-}
-
-// World gives what explain walks through. Plans are compiled when the walk comes
-// to them.
-func (c *Cluster) World() explain.World {
-	names, fast, sockets := map[string]map[string]cluster.Key{}, map[string]*fastpath.State{}, map[string]*ebpf.Clients{}
-	for node, f := range c.Facts {
-		names[node], fast[node], sockets[node] = f.Names(), f.Fast, f.Sockets
+	for node := range c.Facts {
+		known(node)
 	}
 	return explain.World{
-		Snapshot: c.Snapshot, Plans: c.Plans, Names: names, Outside: c.outside(),
-		Compile: c.compile, Fast: fast, Sockets: sockets,
+		Snapshot: c.Snapshot, Names: names, Outside: c.Outside, Fast: fast, Sockets: sockets,
+		Compile: func(node string) *plan.Plan {
+			need(node)
+			known(node)
+			return c.compile(node)
+		},
 	}
 }
 
+// compile gives a node's Plan, nil where its facts are not known.
 func (c *Cluster) compile(node string) *plan.Plan {
-	f := c.Facts[node]
-	if f == nil {
-		return nil
+	if p, done := c.Plans[node]; done && p != nil {
+		return p
 	}
-	if c.Plans[node] == nil {
-		c.Plans[node] = f.Plan(c.Snapshot)
+	c.Plans[node] = nil
+	if f := c.Facts[node]; f != nil {
+		c.Plans[node] = f.Links(c.Snapshot)
 	}
 	return c.Plans[node]
-}
-
-// outside are the addresses of the lab's outside, a host beside the nodes: in
-// each segment of the nodes' it has the one that ends in 254 (fe).
-func (c *Cluster) outside() []netip.Addr {
-	var list []netip.Addr
-	for _, k := range c.Snapshot.Nodes.Keys() {
-		for _, a := range c.Snapshot.Nodes.Get(k).Addresses {
-			if o := lab.Outside(a); !slices.Contains(list, o) {
-				list = append(list, o)
-			}
-		}
-	}
-	return list
 }

@@ -76,18 +76,47 @@ func Examine(n Node) (*Exam, *plan.Plan, error) {
 
 // ExaminePlan is Examine for an agent, which has its Plan and answers.
 func ExaminePlan(p *plan.Plan, facts Facts) (*Exam, error) {
-	r, err := compareWith(p, facts)
+	r, err := ComparePlan(p, facts)
 	if err != nil {
 		return nil, err
 	}
 	return r.examine(p), nil
 }
 
+// Glance is the part of ExaminePlan that costs little however large the cluster
+// is: it neither reads the service maps back nor the flows, and asks for no tries.
+func Glance(p *plan.Plan, facts Facts) (*Exam, error) {
+	diffs, err := compareLinks(p)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Facts: facts, Differences: diffs}
+	r.Foreign, err = ForeignDrops()
+	r.note(err)
+	e := r.newExam(p)
+	e.glance()
+	e.strangers(p)
+	return e, nil
+}
+
 func (r *Report) examine(p *plan.Plan) *Exam {
+	e := r.newExam(p)
+	e.glance()
+	e.note(e.staleFlows(p))
+	e.targets(p)
+	e.strangers(p)
+	return e
+}
+
+func (r *Report) newExam(p *plan.Plan) *Exam {
 	e := &Exam{Report: *r, Sysctls: map[string]string{}, Counters: map[string]uint64{}, PodMTU: overlay.PodMTU(p.OverlayInput())}
 	for _, node := range p.Snapshot.Nodes.All() {
 		e.PodCIDRs = append(e.PodCIDRs, node.PodCIDRs...)
 	}
+	return e
+}
+
+func (e *Exam) glance() {
 	e.sysctls()
 	e.note(e.links())
 	e.note(e.tables())
@@ -95,11 +124,10 @@ func (r *Report) examine(p *plan.Plan) *Exam {
 	e.note(e.rules())
 	e.note(e.addresses())
 	e.note(e.neighbors())
-	e.note(e.staleFlows(p))
+	if level, err := conntrack.ReadLevel(); err == nil {
+		e.Flows = level.Count
+	}
 	e.counters()
-	e.targets(p)
-	e.strangers(p)
-	return e
 }
 
 // strangers compares the allocation record with the cluster's pods, where these
@@ -294,7 +322,6 @@ func (e *Exam) staleFlows(p *plan.Plan) error {
 	}
 	for _, v6 := range []bool{false, true} {
 		err := conn.Each(unix.IPPROTO_UDP, v6, func(f conntrack.Flow) {
-			e.Flows++
 			if k, is := index.Stale(f.Orig.Dst, f.Reply.Src, own); is {
 				e.StaleUDP = append(e.StaleUDP, fmt.Sprintf("%s to Service %s is answered by %s, which is no endpoint of it", f.Orig, k, f.Reply.Src))
 			}
@@ -302,7 +329,6 @@ func (e *Exam) staleFlows(p *plan.Plan) error {
 		if err != nil && !errors.Is(err, conntrack.ErrPartial) {
 			return err
 		}
-		_ = conn.Each(unix.IPPROTO_TCP, v6, func(conntrack.Flow) { e.Flows++ })
 	}
 	return nil
 }

@@ -27,9 +27,31 @@ type Facts struct {
 	Probed *overlay.Probed `json:"probed,omitempty"`
 	// Fast is what the node's fast path takes; nil where it has none, or that is not
 	// known.
-	Fast *fastpath.State `json:"-"`
+	Fast *FastPath `json:"fast,omitempty"`
 	// Sockets are whose connections are translated at the socket; nil likewise.
 	Sockets *ebpf.Clients `json:"sockets,omitempty"`
+}
+
+// FastPath is what a fast path takes: packets between these pods of the node, and
+// between them and the pods of other nodes in these networks.
+type FastPath struct {
+	Pods  []netip.Addr   `json:"pods"`
+	Peers []netip.Prefix `json:"peers"`
+}
+
+// State is the same in the words of overlay/fastpath.
+func (f *FastPath) State() *fastpath.State {
+	if f == nil {
+		return nil
+	}
+	state := fastpath.NewState()
+	for _, a := range f.Pods {
+		state.Pods[a] = fastpath.Pod{}
+	}
+	for _, cidr := range f.Peers {
+		state.Peers[cidr] = fastpath.Peer{}
+	}
+	return &state
 }
 
 // PodLink is one of the node's own pods, from its allocation record.
@@ -51,12 +73,17 @@ func FromRecord(node string, u link.Underlay, o overlay.Config, record []cni.All
 }
 
 // Plan compiles the node's Plan.
-func (f *Facts) Plan(s *cluster.Snapshot) *plan.Plan {
+func (f *Facts) Plan(s *cluster.Snapshot) *plan.Plan { return plan.CompileAll(f.input(s)) }
+
+// Links compiles the node's Plan without a Table.
+func (f *Facts) Links(s *cluster.Snapshot) *plan.Plan { return plan.CompileLinks(f.input(s)) }
+
+func (f *Facts) input(s *cluster.Snapshot) plan.Input {
 	in := plan.Input{Node: f.Node, Overlay: f.Overlay, Underlay: f.Underlay, Snapshot: s, Probed: f.Probed}
 	for _, p := range f.Pods {
 		in.Pods = append(in.Pods, overlay.Pod{Link: p.Link, MAC: parseMAC(p.MAC), MTU: p.MTU, Addrs: p.Addrs})
 	}
-	return plan.CompileAll(in)
+	return in
 }
 
 // Names are the pods of the node's links.

@@ -23,6 +23,8 @@ type Ping struct {
 	OK    bool          `json:"ok"`
 	Error string        `json:"error,omitempty"`
 	Took  time.Duration `json:"took_ns,omitempty"`
+	// Denied says that there was no right to send it, so that nothing is known.
+	Denied bool `json:"denied,omitempty"`
 }
 
 // pingTries is how often an unanswered echo is sent.
@@ -37,7 +39,7 @@ func (p *Ping) Do(ctx context.Context, number uint16) {
 	}
 	conn, err := (&net.ListenConfig{Control: noFragments(p.To.Is6())}).ListenPacket(ctx, network, "")
 	if err != nil {
-		p.Error = err.Error()
+		p.Error, p.Denied = err.Error(), errors.Is(err, syscall.EPERM)
 		return
 	}
 	defer conn.Close()

@@ -66,9 +66,9 @@ func Look(n Node) (*Report, *plan.Plan, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	facts.Probed = overlay.TrustKernel(facts.Plan(n.Snapshot).OverlayInput(), have)
+	facts.Probed = overlay.TrustKernel(facts.Links(n.Snapshot).OverlayInput(), have)
 	p := facts.Plan(n.Snapshot)
-	r, err := compareWith(p, *facts)
+	r, err := ComparePlan(p, *facts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,8 +77,9 @@ func Look(n Node) (*Report, *plan.Plan, error) {
 	return r, p, nil
 }
 
-// compareWith makes the Report of the node that a Plan is for.
-func compareWith(p *plan.Plan, facts Facts) (*Report, error) {
+// ComparePlan makes the Report of the node that a Plan is for, which the calling
+// thread is on.
+func ComparePlan(p *plan.Plan, facts Facts) (*Report, error) {
 	r := &Report{Facts: facts}
 	var err error
 	if r.Differences, err = Compare(p); err != nil {
@@ -113,6 +114,7 @@ func (r *Report) askAgent(socket string) {
 		FastPath struct {
 			On  bool   `json:"on"`
 			Why string `json:"why"`
+			FastPath
 		} `json:"fastPath"`
 		SocketLB struct {
 			Why    string       `json:"why"`
@@ -125,6 +127,9 @@ func (r *Report) askAgent(socket string) {
 	r.FastPath, r.FastPathOff, r.SocketLBOff = status.FastPath.On, status.FastPath.Why, status.SocketLB.Why
 	if status.SocketLB.Cgroup != "" {
 		r.Sockets = ebpf.NewClients(status.SocketLB.Pods, status.SocketLB.Own)
+	}
+	if r.FastPath {
+		r.Fast = &status.FastPath.FastPath
 	}
 }
 

@@ -73,6 +73,8 @@ func TestPodlane(t *testing.T) {
 		{"agent restart", testAgentRestart},
 		{"faults", testFaults},
 		{"vxlan", testVXLAN},
+		{"explain", testExplain},
+		{"doctor", testDoctor},
 		{"server away", testServerAway},
 		{"uninstalls", testUninstalls},
 	}

@@ -40,6 +40,10 @@ func BuildImages(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	// For whoever asks from outside of the nodes.
+	if err := goRun(ctx, "../..", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "podlane"), "./cmd/podlane"); err != nil {
+		return err
+	}
 	return goRun(ctx, "../..", "run", "github.com/podlane/podlane/internal/ociimage/cmd/image", "-arch", runtime.GOARCH,
 		"-name", PodlaneImage, "-version", "e2e", "-o", filepath.Join(dir, "podlane.tar"))
 }

@@ -1,0 +1,106 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/remotecommand"
+
+	"github.com/podlane/podlane/cluster"
+)
+
+// Exec runs a command in a container and gives what it prints. Where ctx ends
+// first, the connection is closed: a command that reads its standard input sees the
+// end of it.
+func (u *User) Exec(ctx context.Context, at Place, argv []string, stdin io.Reader) ([]byte, error) {
+	what := fmt.Sprintf("run %s in pod %s/%s", argv[0], at.Namespace, at.Pod)
+	url := u.core().Post().Resource("pods").Namespace(at.Namespace).Name(at.Pod).SubResource("exec").VersionedParams(&corev1.PodExecOptions{
+		Container: at.Container, Command: argv, Stdin: stdin != nil, Stdout: true, Stderr: true,
+	}, parameters).URL()
+	spdy, err := remotecommand.NewSPDYExecutor(u.config, http.MethodPost, url)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	ws, err := remotecommand.NewWebSocketExecutor(u.config, http.MethodGet, url.String())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	// An API server of before 1.31 speaks SPDY only, and what refuses a request says
+	// why in SPDY alone.
+	e, err := remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool { return err != nil && ctx.Err() == nil })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	var out, errs bytes.Buffer
+	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &out, Stderr: &errs})
+	if text := strings.TrimSpace(errs.String()); err != nil && text != "" {
+		return out.Bytes(), fmt.Errorf("pod %s/%s: %w", at.Namespace, at.Pod, errors.New(strings.TrimPrefix(text, "podlane: ")))
+	}
+	if err != nil {
+		return out.Bytes(), u.plain(what, err)
+	}
+	return out.Bytes(), nil
+}
+
+// RunBeside runs an image's command in the network namespace of a running pod, as
+// an ephemeral container without any rights, and gives what it wrote to
+// /dev/termination-log. The ended container stays in the pod's description:
+// Kubernetes has no way to remove it.
+func (u *User) RunBeside(ctx context.Context, pod cluster.Key, name, image string, argv []string) ([]byte, error) {
+	what := fmt.Sprintf("start a probe in pod %s", pod)
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []any{ephemeral(name, image, argv)}}})
+	if err != nil {
+		return nil, err
+	}
+	at := func() *corev1.Pod { return &corev1.Pod{} }
+	p := at()
+	err = u.core().Patch(types.StrategicMergePatchType).Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("ephemeralcontainers").Body(patch).Do(ctx).Into(p)
+	if err != nil {
+		return nil, u.plain(what, err)
+	}
+	for {
+		for _, s := range p.Status.EphemeralContainerStatuses {
+			if s.Name != name {
+				continue
+			}
+			if end := s.State.Terminated; end != nil && end.Message != "" {
+				return []byte(end.Message), nil
+			} else if end != nil {
+				return nil, fmt.Errorf("%s: the container ended with %d (%s) and said nothing", what, end.ExitCode, end.Reason)
+			}
+			if w := s.State.Waiting; w != nil && w.Message != "" {
+				err = fmt.Errorf("%s: %s: %s", what, w.Reason, w.Message)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%s: it did not end in time", what), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		p = at()
+		if err := u.core().Get().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).Do(ctx).Into(p); err != nil {
+			return nil, u.plain(what, err)
+		}
+	}
+}
+
+// ephemeral is a container that the strictest Pod Security Standard lets pass.
+func ephemeral(name, image string, argv []string) corev1.EphemeralContainer {
+	yes, no, user := true, false, int64(65532)
+	return corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: name, Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: argv,
+		SecurityContext: &corev1.SecurityContext{
+			RunAsNonRoot: &yes, RunAsUser: &user, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+	}}
+}
