@@ -51,6 +51,10 @@ bench-path: build ## what a hop costs: node to node, flannel's layouts, ours, th
 	  --tests tcp_bw,tcp_lat,udp_bw,tcp_crr --rounds $(or $(ROUNDS),20) --duration 400ms --warmup 100ms --budget $(or $(BUDGET),19m) --width 0.1% \
 	  --json bin/bench-path.json --html bin/bench-path.html
 
+.PHONY: bench-explain
+bench-explain: check-go ## podlane explain with 10,000 Services of 10 endpoints: asking a running agent (200 ms wanted), and from manifests (1.5 s); root, 1 min (go test -bench Explain ./cmd/podlane)
+	$(GO) test -run '^$$' -bench 'Explain' -benchtime 10x ./agent ./explain ./cmd/podlane
+
 bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf/...)
 	$(GO) generate ./kernel/bpf/...
 

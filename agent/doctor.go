@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/doctor"
 	"github.com/podlane/podlane/explain/observe"
+	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy/ebpf"
 )
@@ -36,11 +39,13 @@ type scene struct {
 	fast        FastPathStatus
 	noSockets   string // why no Service is translated at sockets
 	sockets     *ebpf.Clients
+	ways        []overlay.Way
+	agent       *Agent // to be asked, and not to be read
 }
 
 func (a *Agent) scene() scene {
 	allocations := a.pods.Allocations()
-	return scene{a.plan, allocations, a.fast.status(allocations), a.sockets.why, a.sockets.now(a.config.Node)[a.config.Node]}
+	return scene{a.plan, allocations, a.fast.status(allocations), a.sockets.why, a.sockets.now(a.config.Node)[a.config.Node], a.probing.ways, a}
 }
 
 func (s scene) facts() observe.Facts {
@@ -88,6 +93,26 @@ func (s scene) report(_ []byte) (any, error) {
 	return r, nil
 }
 
+// refreshMost is up to how many ways are tried anew for an examination; those of a
+// larger cluster are as they were within the last seconds.
+const refreshMost = 100
+
+// refreshTime is in what time a way is known to be lost: three questions.
+const refreshTime = 1200 * time.Millisecond
+
+// echoes tries the ways to other nodes anew.
+func (a *Agent) echoes(s scene) []observe.PeerPing {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if len(s.ways) <= refreshMost {
+		a.probing.prober.Refresh()
+		time.Sleep(refreshTime)
+	}
+	var list []observe.PeerPing
+	a.ask(ctx, func() { list = a.probing.echoes(s.plan) })
+	return list
+}
+
 func (s scene) examination(_ []byte) (any, error) {
 	exam, err := observe.ExaminePlan(s.plan, s.facts())
 	if err != nil {
@@ -95,6 +120,7 @@ func (s scene) examination(_ []byte) (any, error) {
 	}
 	exam.FastPath, exam.FastPathOff, exam.SocketLBOff = s.fast.On, s.fast.Why, s.noSockets
 	exam.Differences = exam.Differences[:min(len(exam.Differences), mostDifferences)]
+	exam.Echoes = s.agent.echoes(s)
 	return Examination{exam, doctor.Cluster(s.plan)}, nil
 }
 

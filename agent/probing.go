@@ -8,6 +8,7 @@ import (
 
 	"github.com/podlane/podlane/agent/probe"
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/explain/observe"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
@@ -272,4 +273,40 @@ func (p *probing) why(in overlay.Input, a netip.Addr, w overlay.Way) string {
 		return "on the same segment, but its agent has not answered a probe yet"
 	}
 	return "on the same segment, but packets with pods' addresses are lost there"
+}
+
+// echoes gives what is known of the ways, in the words of doctor.
+func (p *probing) echoes(pl *plan.Plan) []observe.PeerPing {
+	var list []observe.PeerPing
+	for _, w := range p.ways {
+		peer := pl.Snapshot.Nodes.Get(cluster.Key{Name: w.Node})
+		if peer == nil {
+			continue
+		}
+		add := func(layer, kind string, to netip.Addr, size int) {
+			r := p.result(kind, w)
+			if r == probe.Unknown || !to.IsValid() {
+				return
+			}
+			e := observe.PeerPing{Peer: w.Node, Layer: layer, Full: size > 0, Ping: observe.Ping{To: to, Size: size, OK: r == probe.Arrives}}
+			if !e.OK {
+				e.Error = fmt.Sprintf("its agent answers none of several echoes to UDP port %d", overlay.ProbePort)
+			}
+			list = append(list, e)
+		}
+		add("underlay", toNode, peer.Address(w.V6), 0)
+		for _, cidr := range peer.PodCIDRs {
+			if cidr.Addr().Is6() != w.V6 {
+				continue
+			}
+			if pl.Link.Routes[link.RouteKey{Dst: cidr}].Dev == overlay.Device {
+				add("overlay", byVXLAN, overlay.Gateway(cidr), 0)
+				add("overlay", full, overlay.Gateway(cidr), pl.Link.Links[overlay.Device].MTU)
+				continue
+			}
+			add("overlay", byDirect, overlay.ProbeAddr(cidr), 0)
+			add("underlay", full, peer.Address(w.V6), pl.Underlay.MTU)
+		}
+	}
+	return list
 }

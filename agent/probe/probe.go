@@ -120,6 +120,16 @@ func (p *Prober) Again() {
 	p.wakeUp()
 }
 
+// Refresh has everything tried anew at once: somebody wants to know how it is now.
+func (p *Prober) Refresh() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.targets {
+		s.at = time.Time{}
+	}
+	p.wakeUp()
+}
+
 func (p *Prober) wakeUp() {
 	select {
 	case p.wake <- struct{}{}:

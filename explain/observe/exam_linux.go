@@ -51,7 +51,10 @@ type Exam struct {
 	PodMTU    int      `json:"pod_mtu"` // of pods made now
 	// Pings are the tries of the ways to the other nodes, and Queries of the DNS
 	// servers; Try makes them.
-	Pings   []PeerPing `json:"pings"`
+	Pings []PeerPing `json:"pings"`
+	// Echoes are what the agent's own tries of the ways found, by UDP, with the nodes'
+	// and their pod networks' addresses.
+	Echoes  []PeerPing `json:"echoes"`
 	Queries []Query    `json:"queries"`
 }
 
