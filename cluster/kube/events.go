@@ -54,7 +54,7 @@ func (e *NodeEvents) Warn(ctx context.Context, reason, message string) error {
 		Source: corev1.EventSource{Component: "podlane", Host: e.node},
 	}).Do(ctx).Error()
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("Event %s on node %s: %w", reason, e.node, err)
+		return fmt.Errorf("event %s on node %s: %w", reason, e.node, err)
 	}
 	return nil
 }
