@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -201,8 +202,13 @@ func (p *Prober) ask(s *state, now time.Time) {
 	if sock == nil {
 		return
 	}
-	// A packet that the kernel refuses to send is one that does not arrive.
-	_ = sock.send(question(p.next, s.Size-headers(v6)), s.From, netip.AddrPortFrom(s.To, p.port))
+	// A packet that the kernel refuses to send is one that does not arrive; one for
+	// which the socket has no room says nothing.
+	err := sock.send(question(p.next, s.Size-headers(v6)), s.From, netip.AddrPortFrom(s.To, p.port))
+	if errors.Is(err, syscall.EAGAIN) {
+		delete(p.asked, s.number)
+		s.number, s.at = 0, now.Add(firstRetry)
+	}
 }
 
 // headers are the bytes of IP and UDP.

@@ -112,6 +112,38 @@ func TestProber(t *testing.T) {
 	}
 }
 
+// TestProber_gone has many nodes that are gone, whose packets wait for neighbours:
+// neither the caller waits, nor is one that is there taken for lost.
+func TestProber_gone(t *testing.T) {
+	n1, n2 := pair(t)
+	a, b := start(t, n1), start(t, n2)
+	b.Peers(peers(false, 0, "n1"))
+	from, to := ends[false][0], ends[false][1]
+	there := Target{Name: "there", Node: "n2", From: from, To: to, Size: 1500}
+	a.Try([]Target{there})
+	until(t, a, "there", Arrives)
+	targets := []Target{there}
+	for i := range 20 * 240 {
+		gone := netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i%240)})
+		targets = append(targets, Target{Name: fmt.Sprint("gone-", i), Node: "gone", From: from, To: gone, Size: 1500})
+	}
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		began := time.Now()
+		a.Try(targets)
+		if took := time.Since(began); took > time.Second {
+			t.Fatalf("the caller waited for %s", took)
+		}
+		a.Again()
+		select {
+		case r := <-a.Results():
+			if r["there"] == Lost {
+				t.Fatal("the node that is there is lost")
+			}
+		default:
+		}
+	}
+}
+
 // TestProber_stranger answers nobody but nodes, and those not without a limit.
 func TestProber_stranger(t *testing.T) {
 	n1, n2 := pair(t)

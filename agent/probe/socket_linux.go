@@ -19,6 +19,10 @@ type socket struct {
 	v6 bool
 }
 
+// waiting is how many bytes may wait for neighbours: the longest probes to more
+// than a thousand nodes that are gone.
+const waiting = 4 << 20
+
 func listen(ctx context.Context, v6 bool, port uint16) (*socket, error) {
 	network, level := "udp4", unix.IPPROTO_IP
 	options := [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE}}
@@ -32,6 +36,8 @@ func listen(ctx context.Context, v6 bool, port uint16) (*socket, error) {
 			for _, o := range options {
 				errs = errors.Join(errs, unix.SetsockoptInt(int(fd), level, o[0], o[1]))
 			}
+			// Without the right to it, fewer packets wait.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, waiting)
 		})
 		return errors.Join(err, errs)
 	}}
@@ -74,6 +80,24 @@ func (s *socket) send(b []byte, from netip.Addr, to netip.AddrPort) error {
 	default:
 		oob = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: from.As4()})
 	}
-	_, _, err := s.WriteMsgUDPAddrPort(b, oob, to)
-	return err
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// What waits for the neighbours of nodes that are gone fills the socket. To wait
+	// until there is room would take seconds, in which the agent does nothing else.
+	sockaddr := s.sockaddr(to)
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), b, oob, sockaddr, unix.MSG_DONTWAIT)
+		return true
+	})
+	return errors.Join(err, sendErr)
+}
+
+func (s *socket) sockaddr(to netip.AddrPort) unix.Sockaddr {
+	if s.v6 {
+		return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 }
