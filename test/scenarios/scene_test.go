@@ -325,6 +325,10 @@ func (s *scene) reaches(what ...string) {
 	s.between(func() time.Time { return time.Time{} }, 0, append(s.targets("udp", what...), s.targets("tcp", what...)...), nil, nil)
 }
 
+// settling is how long before the event probes are counted from: when they start,
+// all programs do, and all of them connect at once.
+const settling = time.Second
+
 // between sends from client to far and here, from third to there; only what goes
 // to far may be lost, until most after the event. It ends with a settled lab.
 func (s *scene) between(do event, most time.Duration, far, here, there []string) {
@@ -333,7 +337,7 @@ func (s *scene) between(do event, most time.Duration, far, here, there []string)
 	if len(there) > 0 {
 		watches["third"] = s.watch("third", there)
 	}
-	time.Sleep(1200 * time.Millisecond) // until all are connected
+	time.Sleep(settling + late)
 	began := time.Now()
 	seen := do()
 	if seen.IsZero() {
@@ -369,7 +373,10 @@ func (s *scene) judge(what string, r *report, began, seen time.Time, most time.D
 	}
 	var last, before time.Time
 	for _, at := range r.Lost {
-		if at.Before(began.Add(-late)) {
+		if at.Before(began.Add(-settling)) {
+			continue
+		}
+		if at.Before(began.Add(-settling / 4)) { // later ones may have been under way
 			before = at
 		}
 		if at.After(last) {
