@@ -52,14 +52,25 @@ Nothing of the machine's own network is touched, and nothing stays after "podlan
 func newLabUp(name *string) *cobra.Command {
 	var opts lab.Options
 	var files []string
+	var kubernetes bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start a lab in the background, and wait until all in it is Ready",
+		Long: `Start a lab in the background, and wait until all in it is Ready.
+
+With --kubernetes it is a real Kubernetes instead: etcd, kube-apiserver, controller manager, scheduler, and nodes with containerd and kubelet, each in
+namespaces of its own, with Podlane installed from deploy/podlane.yaml. It needs root, Go and a checkout of Podlane's sources as the working folder;
+containerd and runc are installed by apt-get where they are missing. Kubernetes is built from its Go modules the first time, which takes 10 to 20
+minutes. It says how to get a shell with kubectl, runs until Ctrl-C, and leaves nothing behind.`,
 		Example: `  podlane lab up
   podlane lab up --nodes 3 --overlay vxlan --ip-family ipv6 -f manifests/
-  podlane lab up --name other -f - < cluster.yaml`,
+  podlane lab up --name other -f - < cluster.yaml
+  sudo -E podlane lab up --kubernetes --nodes 3`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if kubernetes {
+				return runKubernetes(cmd, opts.Nodes)
+			}
 			objects, unread, err := readManifests(cmd, files)
 			if err != nil {
 				return err
@@ -77,6 +88,7 @@ func newLabUp(name *string) *cobra.Command {
 	f.StringVar(&opts.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
 	f.StringVar(&opts.Families, "ip-family", "", "ipv4, ipv6 or dual (default dual, or ipv4 where the kernel has no IPv6)")
 	f.DurationVar(&opts.Timeout, "timeout", time.Minute, "how long to wait until all is Ready")
+	f.BoolVar(&kubernetes, "kubernetes", false, "a real Kubernetes, in the foreground; needs root, Go and a checkout of the sources")
 	filesFlag(cmd, &files)
 	return cmd
 }
