@@ -23,6 +23,8 @@ import (
 
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cluster/apiserver"
+	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/egress"
@@ -55,17 +57,19 @@ type Config struct {
 	StateDir string // of the allocation record
 	ProcSys  string // where /proc/sys can be written; "" for /proc/sys
 	Runtime  install.Runtime
-	Server   install.Server // for the status
-	Probes   string         // address of /healthz and /readyz; "" is none
+	Servers  *apiserver.Servers // nil with a folder
+	Probes   string             // address of /healthz and /readyz; "" is none
 	Egress   egress.Config
-	Policies Policies // nil: not followed
-	Events   bool     // warn by Events
-	Warner   Warner   // of what the agent's own looks for traps find; nil: nobody is warned
-	View     string   // address of the page, of the node itself; "" is none
+	Policies Policies       // nil: not followed
+	Events   bool           // warn by Events
+	Warner   Warner         // of what the agent's own looks for traps find; nil: nobody is warned
+	View     string         // address of the page, of the node itself; "" is none
+	Reporter *kube.Reporter // of the node's condition and Events; nil: nothing is written
 	FastPath FastPath
 	DNS      cluster.Key // the Service of the cluster's DNS, whose servers are asked; zero: none
 	SocketLB SocketLB
 	Log      *slog.Logger
+	LogLevel *slog.LevelVar // changed by VerbLogLevel; nil: it cannot be
 	Operations
 }
 
@@ -85,6 +89,7 @@ type Agent struct {
 	leaving    *leaving
 	guarding   guarding
 	probing    *probing
+	telling    *telling
 	figures    atomic.Pointer[ports.Figures] // for scrapes
 	counted    int                           // problems
 	countedAt  time.Time
@@ -110,7 +115,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	a.operations.ports.Metrics.FastPath(a.fast.counts)
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
 	a.operations.ports.Metrics.Agent(a.figures.Load, droppedByGuard)
-	a.probing = newProbing(a.log)
+	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -134,6 +139,9 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	g.Go(func() error { return a.serving.endpoints(ctx, c.Probes, a.operations.ports.Metrics.Handler()) })
 	g.Go(func() error { return a.view(ctx) })
 	g.Go(func() error { return a.checkups(ctx) })
+	if c.Reporter != nil {
+		g.Go(func() error { return c.Reporter.Run(ctx) })
+	}
 	if c.Policies != nil {
 		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
 		g.Go(func() error { return c.Policies.Run(ctx) })
@@ -202,6 +210,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			continue
 		case s := <-a.source.Snapshots():
 			a.snapshot = s
+			a.config.Servers.Learn(apiserver.Endpoints(s))
 			a.tellPolicies()
 		case first := <-server.Requests():
 			a.answer(server.Batch(first))
@@ -235,6 +244,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		err := a.apply()
 		a.settled(err)
 		a.count(err)
+		a.tell(time.Now())
 		if a.fast.attach() {
 			retry.Reset(time.Millisecond)
 		} else if err != nil {
@@ -322,6 +332,8 @@ func (a *Agent) answer(batch []*cni.Request) {
 			r.Reply(a.status())
 		case VerbServe:
 			r.Reply(a.takeOver())
+		case VerbLogLevel:
+			r.Reply(a.logLevel(string(r.Config)))
 		case VerbExplain:
 			a.explain(r)
 		case VerbDoctor:
@@ -403,7 +415,9 @@ func network(p *plan.Plan, underlayErr error) cni.Network {
 func ownPods(allocs []cni.Allocation) []overlay.Pod {
 	pods := make([]overlay.Pod, 0, len(allocs))
 	for _, al := range allocs {
-		pods = append(pods, overlay.Pod{Link: al.Link, MAC: al.MAC, Addrs: al.Addrs, MTU: al.MTU})
+		p := overlay.Pod{Link: al.Link, MAC: al.MAC, Addrs: al.Addrs, MTU: al.MTU}
+		p.ToPod, p.FromPod = al.Shapes()
+		pods = append(pods, p)
 	}
 	return pods
 }

@@ -139,6 +139,8 @@ func normalPods(s *cluster.Snapshot, allocations []cni.Allocation, policed map[s
 		switch {
 		case pod != nil && pod.NormalPath != "":
 			off[al.Link] = fastpath.Reason(pod.NormalPath)
+		case al.Bandwidth != nil:
+			off[al.Link] = fastpath.Bandwidth
 		case policed[al.Namespace]:
 			off[al.Link] = fastpath.Policy
 		}

@@ -60,8 +60,8 @@ type PodStatus struct {
 
 func (a *Agent) status() shim.Reply {
 	s := Status{Node: a.config.Node, Synced: a.snapshot != nil, Up: time.Since(a.started), Problems: []string{}, Pods: []PodStatus{}, Overlay: a.config.Overlay}
-	if a.config.Server.URL != "" {
-		s.Server = a.config.Server.URL + " (" + a.config.Server.Why + ")"
+	if a.config.Servers != nil {
+		s.Server = a.config.Servers.InUse()
 	}
 	if why := a.serving.unready.Load(); why != nil {
 		s.Unready = *why
@@ -102,6 +102,9 @@ func (a *Agent) allProblems() []cluster.Problem {
 	ps = append(ps, a.services.problems()...)
 	ps = append(ps, a.unenforced()...)
 	ps = append(ps, a.probing.problems()...)
+	for _, text := range a.telling.foreign {
+		ps = append(ps, cluster.Problem{Kind: "node", Key: cluster.Key{Name: a.config.Node}, Err: text})
+	}
 	for _, text := range a.serving.leftovers {
 		ps = append(ps, cluster.Problem{Kind: "node", Key: cluster.Key{Name: a.config.Node}, Err: "left by another network: " + text})
 	}

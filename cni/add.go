@@ -110,6 +110,7 @@ func (p *Plugin) allocate(c *call) error {
 		Link: p.freeLink(c.key()), MAC: podMAC(c.key()), HostMAC: overlay.HostMAC, Created: now.UTC(),
 	}
 	c.alloc.Namespace, c.alloc.Pod, c.alloc.UID = podArgs(c.req.Args)
+	c.alloc.Bandwidth = c.conf.RuntimeConfig.Bandwidth
 	c.alloc.Ports = c.conf.RuntimeConfig.PortMappings
 	return nil
 }

@@ -22,6 +22,7 @@ type netconf struct {
 	PrevResult    json.RawMessage `json:"prevResult"`
 	RuntimeConfig struct {
 		PortMappings []PortMapping `json:"portMappings"`
+		Bandwidth    *Bandwidth    `json:"bandwidth"`
 	} `json:"runtimeConfig"`
 	// ValidAttachments is a pointer since "none is valid" and "the key is missing"
 	// differ by all pods of the node.

@@ -39,7 +39,7 @@ func Conflist(socket string) []byte {
 		CNIVersion:  "1.0.0",
 		CNIVersions: []string{"1.0.0", "1.1.0"},
 		Name:        NetworkName,
-		Plugins:     []conflistPlugin{{Type: PluginName, Socket: socket, Capabilities: map[string]bool{"portMappings": true}}},
+		Plugins:     []conflistPlugin{{Type: PluginName, Socket: socket, Capabilities: map[string]bool{"portMappings": true, "bandwidth": true}}},
 	}, "", "  ")
 	if err != nil {
 		panic(err) // strings alone: cannot happen

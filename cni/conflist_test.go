@@ -21,6 +21,7 @@ const wantConflist = `{
       "type": "podlane-cni",
       "socket": "/run/podlane/agent.sock",
       "capabilities": {
+        "bandwidth": true,
         "portMappings": true
       }
     }

@@ -57,6 +57,8 @@ type Allocation struct {
 	MAC      link.MAC     `json:"-"`    // of the pod's end
 	HostMAC  link.MAC     `json:"-"`    // of the host's end
 	Created  time.Time    `json:"created"`
+	// Bandwidth limits the pod; nil is no limit.
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 	// Ports are the node's ports that lead to the pod.
 	Ports []PortMapping `json:"ports,omitempty"`
 }

@@ -41,7 +41,7 @@ func FindServer(given string, kubeletConfigs []string) (Server, error) {
 	}
 	var tried []error
 	for _, path := range kubeletConfigs {
-		server, err := serverOf(path)
+		server, err := ServerOf(path)
 		if err == nil {
 			return Server{server, "the kubelet's " + path}, nil
 		}
@@ -61,8 +61,8 @@ func FindServer(given string, kubeletConfigs []string) (Server, error) {
 	return Server{"https://" + addr, "the Service kubernetes, which answers"}, nil
 }
 
-// serverOf gives the server of a kubeconfig's current context.
-func serverOf(path string) (string, error) {
+// ServerOf gives the server of a kubeconfig's current context.
+func ServerOf(path string) (string, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return "", err

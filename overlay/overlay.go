@@ -69,7 +69,13 @@ type Pod struct {
 	// a packet that one end may send and the other may not receive is dropped in
 	// silence, while one too long for the way behind is answered with ICMP.
 	MTU int
+	// ToPod and FromPod limit the pod's bandwidth; the zero Shape does not.
+	ToPod, FromPod link.Shape
 }
+
+// Shaper is the name of the link that limits what a pod sends, for the name of the
+// host's end of its pair. "-" is in no name of such an end.
+func Shaper(hostEnd string) string { return link.Prefix + "-" + hostEnd[min(3, len(hostEnd)):] }
 
 // Input is all that Compile decides from.
 type Input struct {

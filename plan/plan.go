@@ -87,7 +87,7 @@ func overlayChanged(a, b Input) bool {
 	}
 	return a.Node != b.Node || a.Overlay != b.Overlay || !a.Probed.Equal(b.Probed) || !sameUnderlay(a.Underlay, b.Underlay) ||
 		!slices.EqualFunc(a.Pods, b.Pods, func(a, b overlay.Pod) bool {
-			return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+			return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && a.ToPod == b.ToPod && a.FromPod == b.FromPod && slices.Equal(a.Addrs, b.Addrs)
 		})
 }
 

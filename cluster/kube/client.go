@@ -3,7 +3,10 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -14,6 +17,8 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/podlane/podlane/cluster/apiserver"
 )
 
 // scheme has the API groups that are followed. The clientset of
@@ -54,6 +59,34 @@ func config(path string) (*rest.Config, error) {
 	return c, nil
 }
 
+// dialTime is how long a server may take to accept a connection. A longer one would
+// keep the next server waiting.
+const dialTime = 5 * time.Second
+
+// rest gives the configuration of a client, which asks another server where that is
+// known and the first one does not answer.
+func (o Options) rest() (*rest.Config, error) {
+	c, err := config(o.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	if o.Server != "" {
+		c.Host = o.Server
+	}
+	c.Dial = (&net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}).DialContext
+	if o.Servers == nil {
+		return c, nil
+	}
+	other := rest.CopyConfig(c)
+	other.TLSClientConfig.ServerName = apiserver.Name
+	others, err := rest.TransportFor(other)
+	if err != nil {
+		return nil, fmt.Errorf("kube-apiserver: %w", err)
+	}
+	c.WrapTransport = func(first http.RoundTripper) http.RoundTripper { return o.Servers.Transport(first, others) }
+	return c, nil
+}
+
 // clients make the connections to the API server: one for each group, which
 // share a transport.
 type clients map[schema.GroupVersion]rest.Interface
@@ -65,13 +98,17 @@ func newClients(c *rest.Config) (clients, error) {
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.NegotiatedSerializer = codecs
 	c.WarningHandler = rest.NoWarnings{}
+	shared, err := rest.HTTPClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("kube-apiserver %s: %w", c.Host, err)
+	}
 	out := clients{}
 	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
 		c.GroupVersion, c.APIPath = &gv, "/apis"
 		if gv.Group == "" {
 			c.APIPath = "/api"
 		}
-		client, err := rest.RESTClientFor(c)
+		client, err := rest.RESTClientForConfigAndClient(c, shared)
 		if err != nil {
 			return nil, fmt.Errorf("kube-apiserver %s: %w", c.Host, err)
 		}

@@ -21,12 +21,9 @@ type NodeEvents struct {
 // NewNodeEvents reads the kubeconfig and asks nothing of the server. The Node is
 // that of the Options.
 func NewNodeEvents(o Options) (*NodeEvents, error) {
-	c, err := config(o.Kubeconfig)
+	c, err := o.rest()
 	if err != nil {
 		return nil, err
-	}
-	if o.Server != "" {
-		c.Host = o.Server
 	}
 	all, err := newClients(c)
 	if err != nil {

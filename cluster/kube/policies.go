@@ -43,12 +43,9 @@ var policies = schema.GroupVersionResource{Group: "networking.k8s.io", Version: 
 
 // NewPolicies reads the kubeconfig and asks nothing of the server.
 func NewPolicies(o Options) (*Policies, error) {
-	c, err := config(o.Kubeconfig)
+	c, err := o.rest()
 	if err != nil {
 		return nil, err
-	}
-	if o.Server != "" {
-		c.Host = o.Server
 	}
 	all, err := newClients(c)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cluster/apiserver"
 	"github.com/podlane/podlane/internal/newest"
 )
 
@@ -30,7 +31,9 @@ type Options struct {
 	// Server is the server's address, where it is another than that of Kubeconfig or of
 	// the Service "kubernetes".
 	Server string
-	Kinds  Kinds
+	// Servers are asked where that one does not answer; nil: none.
+	Servers *apiserver.Servers
+	Kinds   Kinds
 	// Node is the node whose Pods are followed; "" is all of them.
 	Node string
 	Log  *slog.Logger // nil: none
@@ -58,12 +61,9 @@ type Source struct {
 
 // New makes a Source. It reads the kubeconfig and asks nothing of the server.
 func New(o Options) (*Source, error) {
-	c, err := config(o.Kubeconfig)
+	c, err := o.rest()
 	if err != nil {
 		return nil, err
-	}
-	if o.Server != "" {
-		c.Host = o.Server
 	}
 	s := &Source{
 		kinds: kindsOf(o.Kinds, o.Node), log: o.Log, out: make(newest.Chan[*cluster.Snapshot], 1),

@@ -15,8 +15,10 @@ import (
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/cluster/apiserver"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
+	"github.com/podlane/podlane/internal/repeat"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/proxy"
@@ -85,21 +87,17 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 }
 
 func runAgent(cmd *cobra.Command, f agentFlags) error {
-	log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
+	log, level, err := newLeveledLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
 	if err != nil {
 		return err
 	}
 	if f.install.cleanup {
 		return f.cleanUp(cmd, log)
 	}
-	o, err := overlayConfig(f.mode, f.cluster)
+	o, err := f.overlay()
 	if err != nil {
 		return err
 	}
-	if f.mtu != "auto" && f.mtu != "max" {
-		return fmt.Errorf("--mtu %q: want auto or max", f.mtu)
-	}
-	o.LargeMTU = f.mtu == "max"
 	if f.node == "" {
 		return errors.New("agent: --node is empty: give the node's name in the cluster")
 	}
@@ -123,19 +121,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err != nil {
 		return err
 	}
-	server, err := f.server()
-	if err != nil {
-		return err
-	}
-	source, err := newSource(f.manifests, f.kubeconfig, server.URL, f.node, log)
-	if err != nil {
-		return err
-	}
-	policies, err := f.policies(server.URL, log)
-	if err != nil {
-		return err
-	}
-	warner, err := f.warner(server.URL)
+	ask, err := f.clients(log)
 	if err != nil {
 		return err
 	}
@@ -146,11 +132,37 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return err
 	}
-	return agent.Run(cmd.Context(), agent.Config{
-		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, Operations: operations,
-		DNS: dns, Egress: leave, Policies: policies, Events: f.install.events, Warner: warner, View: f.view, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
-		SocketLB: agent.SocketLB{Mode: sockets, Dir: f.bpfDir, Cgroup: f.cgroup}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Server: server, Probes: f.install.probes,
-	}, source)
+	c := agent.Config{
+		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, LogLevel: level, Operations: operations,
+		DNS: dns, Egress: leave, Policies: ask.policies, Events: f.install.events, Warner: ask.warner, View: f.view, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
+		SocketLB: agent.SocketLB{Mode: sockets, Dir: f.bpfDir, Cgroup: f.cgroup}, ProcSys: f.install.procSys, Runtime: f.runtime(log), Reporter: ask.reporter, Servers: ask.servers, Probes: f.install.probes,
+	}
+	return agent.Run(cmd.Context(), c, ask.source)
+}
+
+// clients are what asks the API server, or a folder, and writes to the former.
+type clients struct {
+	servers  *apiserver.Servers // nil with a folder
+	source   agent.Source
+	policies agent.Policies
+	reporter *kube.Reporter
+	warner   agent.Warner
+}
+
+func (f agentFlags) clients(log *slog.Logger) (c clients, err error) {
+	api, err := f.api(log)
+	if err != nil {
+		return c, err
+	}
+	if api != nil {
+		c.servers = api.Servers
+	}
+	var errs [4]error
+	c.source, errs[0] = f.source(api, log)
+	c.policies, errs[1] = f.policies(api)
+	c.reporter, errs[2] = f.reporter(api)
+	c.warner, errs[3] = f.warner(api)
+	return c, errors.Join(errs[:]...)
 }
 
 // operations reads the settings of the service proxy.
@@ -183,12 +195,21 @@ func parseService(text string) (cluster.Key, error) {
 	return cluster.Key{Namespace: ns, Name: name}, nil
 }
 
-// newSource makes the source that the flags ask for.
-func newSource(manifests, kubeconfig, server, node string, log *slog.Logger) (agent.Source, error) {
-	if manifests != "" {
-		return file.New(manifests, file.Options{Node: node, Log: log})
+// source makes the source that the flags ask for.
+func (f agentFlags) source(api *kube.Options, log *slog.Logger) (agent.Source, error) {
+	if api == nil {
+		return file.New(f.manifests, file.Options{Node: f.node, Log: log})
 	}
-	return kube.New(kube.Options{Kubeconfig: kubeconfig, Server: server, Kinds: kube.ForAgent, Node: node, Log: log})
+	return kube.New(*api)
+}
+
+func (f agentFlags) overlay() (overlay.Config, error) {
+	o, err := overlayConfig(f.mode, f.cluster)
+	if err == nil && f.mtu != "auto" && f.mtu != "max" {
+		err = fmt.Errorf("--mtu %q: want auto or max", f.mtu)
+	}
+	o.LargeMTU = f.mtu == "max"
+	return o, err
 }
 
 func overlayConfig(mode, cluster string) (overlay.Config, error) {
@@ -201,16 +222,22 @@ func overlayConfig(mode, cluster string) (overlay.Config, error) {
 
 // newLogger makes the logger of a long-running verb.
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
+	log, _, err := newLeveledLogger(w, level, format)
+	return log, err
+}
+
+// newLeveledLogger makes one whose level can be changed.
+func newLeveledLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
+	l := &slog.LevelVar{}
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+		return nil, nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
 	}
 	o := &slog.HandlerOptions{Level: l}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
+		return slog.New(repeat.New(slog.NewTextHandler(w, o))), l, nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
+		return slog.New(repeat.New(slog.NewJSONHandler(w, o))), l, nil
 	}
-	return nil, fmt.Errorf("--log-format %q: want text or json", format)
+	return nil, nil, fmt.Errorf("--log-format %q: want text or json", format)
 }

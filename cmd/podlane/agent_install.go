@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster/apiserver"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
@@ -40,7 +43,7 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVar(&i.masquerade, "masquerade", false, "give what pods send out of the cluster the node's address")
 	fl.StringVar(&i.exclude, "masquerade-exclude", "", "destinations that have routes to pods: CIDR,CIDR")
 	fl.BoolVar(&i.policies, "warn-networkpolicies", false, "say in status and metrics which NetworkPolicies there are, since none is enforced")
-	fl.BoolVar(&i.events, "events", false, "warn by Events: on each NetworkPolicy with --warn-networkpolicies, and on this Node of what podlane doctor would find")
+	fl.BoolVar(&i.events, "events", false, "write to the API what an operator must know: the node's condition NetworkUnavailable, Events on the node (also of what podlane doctor would find), and with --warn-networkpolicies on each of those")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
 	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
 }
@@ -74,12 +77,44 @@ func (f agentFlags) server() (install.Server, error) {
 	return s, nil
 }
 
-// policies follows NetworkPolicies where that is wanted.
-func (f agentFlags) policies(server string, log *slog.Logger) (agent.Policies, error) {
-	if !f.install.policies || f.manifests != "" {
+// api gives how the API server is asked: none with a folder.
+func (f agentFlags) api(log *slog.Logger) (*kube.Options, error) {
+	if f.manifests != "" {
 		return nil, nil
 	}
-	p, err := kube.NewPolicies(kube.Options{Kubeconfig: f.kubeconfig, Server: server, Log: log})
+	server, err := f.server()
+	if err != nil {
+		return nil, err
+	}
+	o := &kube.Options{Kubeconfig: f.kubeconfig, Server: server.URL, Node: f.node, Kinds: kube.ForAgent, Log: log}
+	first := server.URL
+	if first == "" {
+		if first, err = install.ServerOf(f.kubeconfig); err != nil {
+			return o, nil // one without TLS has no others
+		}
+		server.Why = "the kubeconfig"
+	}
+	u, err := url.Parse(first)
+	if err != nil {
+		return nil, fmt.Errorf("API server %q: %w", first, err)
+	}
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), "443")
+	}
+	o.Servers, err = apiserver.New(host, server.Why, f.stateDir, log)
+	if err != nil {
+		log.Warn("others than the first are learned anew", "err", err)
+	}
+	return o, nil
+}
+
+// policies follows NetworkPolicies where that is wanted.
+func (f agentFlags) policies(o *kube.Options) (agent.Policies, error) {
+	if !f.install.policies || o == nil {
+		return nil, nil
+	}
+	p, err := kube.NewPolicies(*o)
 	if err != nil {
 		return nil, err
 	}
@@ -87,15 +122,23 @@ func (f agentFlags) policies(server string, log *slog.Logger) (agent.Policies, e
 }
 
 // warner writes Events where that is wanted, and there is an API server.
-func (f agentFlags) warner(server string) (agent.Warner, error) {
-	if !f.install.events || f.manifests != "" {
+func (f agentFlags) warner(o *kube.Options) (agent.Warner, error) {
+	if !f.install.events || o == nil {
 		return nil, nil
 	}
-	e, err := kube.NewNodeEvents(kube.Options{Kubeconfig: f.kubeconfig, Server: server, Node: f.node})
+	e, err := kube.NewNodeEvents(*o)
 	if err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// reporter writes the node's condition and Events where that is wanted.
+func (f agentFlags) reporter(o *kube.Options) (*kube.Reporter, error) {
+	if !f.install.events || o == nil {
+		return nil, nil
+	}
+	return kube.NewReporter(*o)
 }
 
 func (f agentFlags) runtime(log *slog.Logger) install.Runtime {

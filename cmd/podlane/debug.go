@@ -14,13 +14,38 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
 )
 
 func newDebug() *cobra.Command {
 	cmd := &cobra.Command{Use: "debug", Short: "What somebody who helps from afar needs to see", Args: cobra.NoArgs}
-	cmd.AddCommand(newDebugBundle())
+	cmd.AddCommand(newDebugBundle(), newDebugLogLevel())
+	return cmd
+}
+
+func newDebugLogLevel() *cobra.Command {
+	var runDir string
+	cmd := &cobra.Command{
+		Use:     "log-level debug|info|warn|error",
+		Short:   "Change what this node's agent logs, until it ends",
+		Example: "  podlane debug log-level debug",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			name, err := json.Marshal(args[0])
+			if err != nil {
+				return err
+			}
+			reply, err := shim.Ask(filepath.Join(runDir, "agent.sock"), shim.Request{Verb: agent.VerbLogLevel, Config: name}, 5*time.Second)
+			if err == nil && reply.Error != nil {
+				err = reply.Error
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	return cmd
 }
 

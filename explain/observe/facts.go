@@ -61,13 +61,18 @@ type PodLink struct {
 	MAC   string       `json:"mac"`
 	MTU   int          `json:"mtu"`
 	Addrs []netip.Addr `json:"addrs"`
+	// ToPod and FromPod limit the pod's bandwidth.
+	ToPod   link.Shape `json:"toPod,omitzero"`
+	FromPod link.Shape `json:"fromPod,omitzero"`
 }
 
 // FromRecord takes the facts from the allocation record on disk.
 func FromRecord(node string, u link.Underlay, o overlay.Config, record []cni.Allocation) *Facts {
 	f := &Facts{Node: node, Underlay: u, Overlay: o, Pods: []PodLink{}}
 	for _, al := range record {
-		f.Pods = append(f.Pods, PodLink{Pod: al.PodName(), Link: al.Link, MAC: al.MAC.String(), MTU: al.MTU, Addrs: al.Addrs})
+		l := PodLink{Pod: al.PodName(), Link: al.Link, MAC: al.MAC.String(), MTU: al.MTU, Addrs: al.Addrs}
+		l.ToPod, l.FromPod = al.Shapes()
+		f.Pods = append(f.Pods, l)
 	}
 	return f
 }
@@ -81,7 +86,7 @@ func (f *Facts) Links(s *cluster.Snapshot) *plan.Plan { return plan.CompileLinks
 func (f *Facts) input(s *cluster.Snapshot) plan.Input {
 	in := plan.Input{Node: f.Node, Overlay: f.Overlay, Underlay: f.Underlay, Snapshot: s, Probed: f.Probed}
 	for _, p := range f.Pods {
-		in.Pods = append(in.Pods, overlay.Pod{Link: p.Link, MAC: parseMAC(p.MAC), MTU: p.MTU, Addrs: p.Addrs})
+		in.Pods = append(in.Pods, overlay.Pod{Link: p.Link, MAC: parseMAC(p.MAC), MTU: p.MTU, Addrs: p.Addrs, ToPod: p.ToPod, FromPod: p.FromPod})
 	}
 	return in
 }

@@ -100,10 +100,18 @@ func (a *applier) newLink(o LinkObject) error {
 			ErrNoFeature, o.Kind, strings.ToUpper(string(o.Kind)), err)
 	case errors.Is(err, unix.EADDRINUSE):
 		return fmt.Errorf("UDP port %d is in use by another program: %w", o.VXLAN.Port, err)
-	case err != nil || !o.SoftChecksum:
+	case err != nil:
 		return err
+	case o.SoftChecksum:
+		return a.checksum(o)
+	case o.Shape != (Shape{}):
+		d, err := a.conn.deviceByName(o.Name)
+		if err != nil {
+			return err
+		}
+		return a.shape(d.index, o)
 	}
-	return a.checksum(o)
+	return nil
 }
 
 // exists explains EEXIST: the very link (an Apply that is repeated), the name, or
@@ -134,7 +142,9 @@ func (a *applier) changeLink(o LinkObject) error {
 	case !d.ours():
 		return fmt.Errorf("%w: link %s of kind %q was not made by podlane: rename or delete it", ErrNameInUse, o.Name, d.Kind)
 	}
+	shape, to := o.Have.Shape, o.Have.IngressTo // netlink's link does not tell them
 	o.Have = d.Link
+	o.Have.Shape, o.Have.IngressTo = shape, to
 	mtu, mac := 0, MAC{}
 	if o.MTU != o.Have.MTU {
 		mtu = o.MTU
@@ -145,7 +155,7 @@ func (a *applier) changeLink(o LinkObject) error {
 	if err := a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true)); err != nil {
 		return err
 	}
-	return a.checksum(o)
+	return errors.Join(a.checksum(o), a.shape(d.index, o))
 }
 
 func (a *applier) checksum(o LinkObject) error {

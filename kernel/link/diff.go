@@ -72,7 +72,7 @@ func (d *differ) links(have State) map[string]bool {
 			if o.changesMAC() {
 				d.newMAC[name] = true
 			}
-			if d.newMAC[name] || had.MTU != want.MTU || had.Down || had.SoftChecksum != want.SoftChecksum {
+			if d.newMAC[name] || had.MTU != want.MTU || had.Down || had.SoftChecksum != want.SoftChecksum || had.Shape != want.Shape || had.IngressTo != want.IngressTo {
 				d.op(Change, o)
 			}
 		}

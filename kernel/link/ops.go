@@ -95,7 +95,11 @@ func sysctlDev(path string) string {
 func (l LinkObject) command(v Verb) string {
 	switch v {
 	case Add:
-		return fmt.Sprintf("ip link add %s group %d up %s", l.Name, Group, l.words())
+		s := fmt.Sprintf("ip link add %s group %d up %s", l.Name, Group, l.words())
+		if l.Shape != (Shape{}) {
+			s += fmt.Sprintf("; tc qdisc replace dev %s root tbf rate %dbps burst %d latency 25ms", l.Name, l.Shape.Rate, l.Shape.Burst)
+		}
+		return s
 	case Delete:
 		return "ip link del " + l.Name
 	}
@@ -111,6 +115,12 @@ func (l LinkObject) command(v Verb) string {
 	}
 	if l.Have.Down {
 		s += " up"
+	}
+	if l.Shape != l.Have.Shape {
+		s += fmt.Sprintf("; tc qdisc replace dev %s root tbf rate %dbps burst %d latency 25ms", l.Name, l.Shape.Rate, l.Shape.Burst)
+	}
+	if l.IngressTo != l.Have.IngressTo {
+		s += fmt.Sprintf("; tc filter replace dev %s ingress u32 match u32 0 0 action mirred egress redirect dev %s", l.Name, l.IngressTo)
 	}
 	return s
 }

@@ -25,7 +25,7 @@ func (h *Handle) Read(sysctls ...string) (State, error) {
 		}
 	}
 	r := reader{h.conn, all, s}
-	return s, errors.Join(r.addrs(), r.neighs(), r.fdb(), r.routes(), h.features(s), h.readSysctls(s, sysctls))
+	return s, errors.Join(r.addrs(), r.neighs(), r.fdb(), r.routes(), h.features(s), h.shapes(s, all), h.readSysctls(s, sysctls))
 }
 
 func (h *Handle) readSysctls(s State, paths []string) error {

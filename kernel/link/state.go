@@ -51,6 +51,7 @@ type Kind string
 // The kinds of links that are ours.
 const (
 	VXLAN Kind = "vxlan"
+	IFB   Kind = "ifb"  // shapes what a pod sends, which is ingress on the host's end of its pair
 	Veth  Kind = "veth" // the host end of a pod's pair; made when the pod is added, never by Apply
 )
 
@@ -63,8 +64,18 @@ type Link struct {
 	// SoftChecksum turns the device's transmit checksums off, on Kind VXLAN: the
 	// kernel makes them before the packet is wrapped.
 	SoftChecksum bool
+	// Shape is how much the link sends, on Kind Veth and IFB. IngressTo, on Kind Veth, is
+	// the IFB link through which what comes in by the link goes first.
+	Shape     Shape
+	IngressTo string
 	// Down is how Read shows a link that is not up. It is never wanted.
 	Down bool
+}
+
+// Shape is a token bucket. The zero Shape is none.
+type Shape struct {
+	Rate  uint64 // bytes a second
+	Burst uint64 // bytes
 }
 
 // VXLANSpec is what cannot be changed on an existing VXLAN link: another spec

@@ -75,6 +75,43 @@ func testStatus(t *testing.T) {
 	}
 }
 
+// testSeen: what an operator sees without a shell on a node, and what pods may see.
+func testSeen(t *testing.T) {
+	eventually(t, "the condition of each node", func() error {
+		out, err := try("get", "nodes", "-o", "jsonpath={range .items[*]}{.status.conditions[?(@.type=='NetworkUnavailable')].status} {.status.conditions[?(@.type=='NetworkUnavailable')].reason}\n{end}")
+		if strings.Count(out, "False PodlaneReady") != len(cluster.Nodes) {
+			return fmt.Errorf("%q %w", out, err)
+		}
+		return nil
+	})
+	eventually(t, "a way to the other node that a probe has proven", func() error {
+		out, err := try("-n", "podlane", "exec", "daemonset/podlane-agent", "--", "/podlane", "status")
+		if !strings.Contains(out, "direct  arrives") {
+			return fmt.Errorf("%s %w", out, err)
+		}
+		return nil
+	})
+	apply(t, workload("looker", 1))
+	rollout(t, "deployment/looker")
+	pod := pods(t, "app=looker", ".metadata.name")[0]
+	for _, n := range cluster.Nodes {
+		for path, want := range map[string]string{"/healthz": "ok", "/metrics": "podlane_ready 1"} {
+			if out := mustIn(t, pod, "get", "http://"+n.IP4+":9471"+path); !strings.Contains(out, want) {
+				t.Errorf("%s: %q, want %q", path, out, want)
+			}
+		}
+		if out, err := in(pod, "get", "http://"+n.IP4+":9471/readyz"); err == nil && !strings.Contains(out, "for the node itself") {
+			t.Errorf("/readyz: %q", out)
+		}
+	}
+	for _, n := range cluster.Nodes {
+		text, err := os.ReadFile(n.File("/var/lib/podlane/api-servers.v1.json"))
+		if err != nil || !strings.Contains(string(text), "192.168.77.1:6443") {
+			t.Errorf("node %s: other API servers: %s %v", n.Name, text, err)
+		}
+	}
+}
+
 // testPolicies: a NetworkPolicy is not enforced, and that is said.
 func testPolicies(t *testing.T) {
 	apply(t, `apiVersion: networking.k8s.io/v1

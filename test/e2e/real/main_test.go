@@ -63,6 +63,7 @@ func TestPodlane(t *testing.T) {
 		{"installs", testInstalls},
 		{"rights", testRights},
 		{"status", testStatus},
+		{"seen", testSeen},
 		{"workloads", testWorkloads},
 		{"egress", testEgress},
 		{"network policies", testPolicies},

@@ -1,0 +1,164 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// Reporter writes what an operator must know of a node to the API: its condition
+// NetworkUnavailable, and Events on it. It writes when something changes, and
+// nothing at rest. What cannot be written waits, the newest first of all.
+type Reporter struct {
+	core rest.Interface
+	node string
+	log  *slog.Logger
+
+	mu        sync.Mutex
+	condition *corev1.NodeCondition // to be written; nil is none
+	events    []*corev1.Event
+	wake      chan struct{}
+}
+
+// mostEvents bounds those that wait while the server is away.
+const mostEvents = 32
+
+// NewReporter reads the kubeconfig and asks nothing of the server.
+func NewReporter(o Options) (*Reporter, error) {
+	c, err := o.rest()
+	if err != nil {
+		return nil, err
+	}
+	all, err := newClients(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Reporter{core: all[corev1.SchemeGroupVersion], node: o.Node, log: o.Log, wake: make(chan struct{}, 1)}, nil
+}
+
+// Condition says whether the node's network is there, with a reason of one word and
+// the cause in words.
+func (r *Reporter) Condition(available bool, reason, message string) {
+	status := corev1.ConditionTrue
+	if available {
+		status = corev1.ConditionFalse
+	}
+	now := metav1.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.condition = &corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: status, Reason: reason, Message: message,
+		LastHeartbeatTime: now, LastTransitionTime: now}
+	r.wakeUp()
+}
+
+// Event says something of the node that has a UID.
+func (r *Reporter) Event(uid string, warning bool, reason, message string) {
+	typ := corev1.EventTypeNormal
+	if warning {
+		typ = corev1.EventTypeWarning
+	}
+	now := metav1.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.events) == mostEvents {
+		r.events = r.events[1:]
+	}
+	r.events = append(r.events, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: fmt.Sprintf("%s.podlane-%x", r.node, now.UnixNano())},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: r.node, UID: types.UID(uid)},
+		Type:           typ, Reason: reason, Message: message, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: "podlane", Host: r.node},
+	})
+	r.wakeUp()
+}
+
+func (r *Reporter) wakeUp() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	const first, most = time.Second, time.Minute
+	pause, failed := first, false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		}
+		err := r.write(ctx)
+		if err == nil {
+			pause, failed = first, false
+			continue
+		}
+		if !failed && ctx.Err() == nil {
+			r.log.Warn("the node's condition and Events cannot be written; it is tried again", "err", err)
+		}
+		failed = true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, most)
+		r.wakeUp()
+	}
+}
+
+// write writes all that waits.
+func (r *Reporter) write(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		condition := r.condition
+		var event *corev1.Event
+		if len(r.events) > 0 {
+			event = r.events[0]
+		}
+		r.mu.Unlock()
+		switch {
+		case condition != nil:
+			if err := r.patch(ctx, condition); err != nil {
+				return err
+			}
+			r.mu.Lock()
+			if r.condition == condition {
+				r.condition = nil
+			}
+			r.mu.Unlock()
+		case event != nil:
+			if err := r.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error(); err != nil {
+				return fmt.Errorf("event: %w", err)
+			}
+			r.mu.Lock()
+			if len(r.events) > 0 && r.events[0] == event {
+				r.events = r.events[1:]
+			}
+			r.mu.Unlock()
+		default:
+			return nil
+		}
+	}
+}
+
+func (r *Reporter) patch(ctx context.Context, c *corev1.NodeCondition) error {
+	body, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []*corev1.NodeCondition{c}}})
+	if err != nil {
+		return err
+	}
+	err = r.core.Patch(types.StrategicMergePatchType).Resource("nodes").Name(r.node).SubResource("status").Body(body).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("node %s: condition: %w", r.node, err)
+	}
+	return nil
+}
