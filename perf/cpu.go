@@ -20,7 +20,8 @@ type CPUKinds struct {
 	System  float64 `json:"system"`
 	SoftIRQ float64 `json:"softirq"`
 	IRQ     float64 `json:"irq"`
-	Steal   float64 `json:"steal"`
+	Steal   float64 `json:"steal"` // neither this nor the next was used
+	IOWait  float64 `json:"iowait"`
 	Total   float64 `json:"total"`
 	// Engine is the part of it that the measuring threads used, and EngineCalls the part of that in
 	// their system calls; Network is Total without Engine: what the path does outside of its users' own
@@ -109,12 +110,12 @@ func (s *sum) add(cell, rest *qperf.Stat, engine qperf.CPUTime) {
 		all bool
 	}{
 		{&s.kinds.User, []int{qperf.User, qperf.Nice}, true}, {&s.kinds.System, []int{qperf.Kernel}, true},
-		{&s.kinds.SoftIRQ, []int{qperf.SoftIRQ}, true}, {&s.kinds.IRQ, []int{qperf.IRQ}, true}, {&s.kinds.Steal, []int{qperf.Steal}, false},
+		{&s.kinds.SoftIRQ, []int{qperf.SoftIRQ}, true}, {&s.kinds.IRQ, []int{qperf.IRQ}, true}, {&s.kinds.Steal, []int{qperf.Steal}, false}, {&s.kinds.IOWait, []int{qperf.IOWait}, false},
 	} {
 		for _, index := range kind.of {
 			d := spent(cell, index) - scale*spent(rest, index)
 			*kind.to += d
-			if kind.all { // steal is not used, it is missing
+			if kind.all { // stolen and waited time is not used, it is missing
 				s.kinds.Total += d
 			}
 		}
@@ -135,7 +136,7 @@ func (s *sum) cost(per float64) *CPUKinds {
 	k := s.kinds
 	k.Engine, k.EngineCalls = s.engine.User+s.engine.System, s.engine.System
 	k.Network = max(k.Total-k.Engine, 0)
-	for _, v := range []*float64{&k.User, &k.System, &k.SoftIRQ, &k.IRQ, &k.Steal, &k.Total, &k.Engine, &k.EngineCalls, &k.Network} {
+	for _, v := range []*float64{&k.User, &k.System, &k.SoftIRQ, &k.IRQ, &k.Steal, &k.IOWait, &k.Total, &k.Engine, &k.EngineCalls, &k.Network} {
 		*v /= per
 	}
 	return &k
