@@ -13,6 +13,14 @@ import (
 // ErrInvalid is an evaluation whose figures must not be used: they are not of what they are named after.
 var ErrInvalid = errors.New("invalid run")
 
+// What podlane's own data path counts, as `podlane perf witness` gives it.
+const (
+	Connections = "connections through the Service" // by the rules' own counters
+	Tunnelled   = "packets in the overlay"          // by the device's
+	Shortened   = "packets on the fast path"        // by its programs'
+	AtSockets   = "connections translated at the socket"
+)
+
 // A Proof is what must be seen of every cell of a path. A Service that the client reaches by a
 // short cut, or an overlay that is not in use, gives figures that look fine.
 type Proof struct {
@@ -22,6 +30,8 @@ type Proof struct {
 	Translated bool
 	// Witness reads counters of the data path; nil where there are none.
 	Witness func(context.Context) (map[string]uint64, error)
+	// Rounds are those in which the counters are read, from the first on, where reading them takes long; 0 means all.
+	Rounds int
 	// Moves are the counters that each cell must raise, by one at least.
 	Moves []string
 	// Still are those that it must not raise by more than so much.
@@ -31,14 +41,14 @@ type Proof struct {
 // prove measures a cell between two looks at the witnesses.
 func (e *Evaluation) prove(ctx context.Context, cell *Cell, s step) error {
 	p := s.path.Proof
-	before, err := p.look(ctx)
+	before, err := p.look(ctx, cell.Round)
 	if err != nil {
 		return fmt.Errorf("%s: counters: %w", s.path.Name, err)
 	}
 	if cell.Result, err = e.run(ctx, s); err != nil {
 		return err
 	}
-	after, err := p.look(ctx)
+	after, err := p.look(ctx, cell.Round)
 	if err != nil {
 		return fmt.Errorf("%s: counters: %w", s.path.Name, err)
 	}
@@ -54,18 +64,22 @@ func (e *Evaluation) prove(ctx context.Context, cell *Cell, s step) error {
 	return nil
 }
 
-func (p *Proof) look(ctx context.Context) (map[string]uint64, error) {
-	if p == nil || p.Witness == nil {
+func (p *Proof) look(ctx context.Context, round int) (map[string]uint64, error) {
+	if p == nil || !p.counted(round) {
 		return nil, nil
 	}
 	return p.Witness(ctx)
+}
+
+func (p *Proof) counted(round int) bool {
+	return p.Witness != nil && (p.Rounds == 0 || round <= p.Rounds)
 }
 
 func (p *Proof) check(c *Cell) error {
 	if p == nil {
 		return nil
 	}
-	if err := p.addresses(c.Result.Path); err != nil || c.Result.Test == qperf.Rest {
+	if err := p.addresses(c.Result.Path); err != nil || c.Result.Test == qperf.Rest || !p.counted(c.Round) {
 		return err
 	}
 	for _, name := range p.Moves {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"text/tabwriter"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/podlane/podlane/kernel/bpf/socket"
 	"github.com/podlane/podlane/kernel/nft"
+	iptables "github.com/podlane/podlane/proxy/iptables/apply"
 	"github.com/podlane/podlane/proxy/nftables/apply"
 )
 
@@ -29,12 +32,27 @@ func bpfDir() string { return cmp.Or(os.Getenv(bpfDirVariable), defaultBPFDir) }
 // of endpoints at the sockets are with the latter.
 func readCounts(conn *nft.Conn, dir string) ([]apply.Count, socket.Flows, error) {
 	counts, err := apply.Counts(conn)
+	if err == nil && len(counts) == 0 {
+		counts, err = chainCounts()
+	}
 	if err != nil {
 		return nil, socket.Flows{}, err
 	}
 	flows, err := socket.ReadFlows(dir)
 	apply.AddTranslated(counts, flows.Frontends)
 	return counts, flows, err
+}
+
+// chainCounts reads those of the iptables backend. Where its programs are not, nobody can have used it.
+func chainCounts() (counts []apply.Count, err error) {
+	chains, err := iptables.New("").Counts()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil
+	}
+	for _, c := range chains {
+		counts = append(counts, apply.Count(c))
+	}
+	return counts, err
 }
 
 // counterJSON is one line of `podlane counters --json`.
@@ -53,7 +71,8 @@ func newCounters() *cobra.Command {
 		Short: "Print how many connections to each Service this node's kernel has balanced",
 		Long: `Print how many new connections to each Service port the kernel of this node has seen, from the counters of the rules themselves.
 It asks the kernel, not the agent, so it works with no agent running. It needs CAP_NET_ADMIN. Connections that were translated at a pod's socket
-(--socket-lb) are counted there, and added; that needs the agent's --bpf-dir, and CAP_BPF.
+(--socket-lb) are counted there, and added; that needs the agent's --bpf-dir, and CAP_BPF. The iptables
+backend's counters begin anew with every change of a Service.
 
 With --endpoints it prints how many went to each endpoint, of the Services that ask for it by the annotation podlane.dev/count-endpoints="true".`,
 		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service\n  podlane counters --endpoints default/nginx-service",

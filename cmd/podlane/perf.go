@@ -19,7 +19,7 @@ func newPerf() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPerfCleanup(), newPerfCompare(), newPerfGuard(), newPerfKeeper(), newPerfReport(), newPerfRun(), newPerfServer(), newPerfClient())
+	cmd.AddCommand(newPerfCleanup(), newPerfCompare(), newPerfGuard(), newPerfKeeper(), newPerfReport(), newPerfRun(), newPerfServer(), newPerfClient(), newPerfWitness())
 	return cmd
 }
 

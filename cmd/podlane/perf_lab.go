@@ -107,6 +107,7 @@ the CPU that each costs. Every measurement is checked to have taken the path it 
 counters; one that did not makes the run invalid (exit status 3). Nothing stays behind, however it ends.`,
 		Example: `  podlane lab perf --html perf.html
   podlane lab perf --overlay vxlan --tests all --budget 10m --json run.json
+  podlane lab perf --overlay direct --proxy-backend nftables,iptables --tests tcp_lat,tcp_crr
   podlane lab perf --paths node-pod,same-node,hairpin,node-port --ip-family ipv6`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -123,6 +124,7 @@ counters; one that did not makes the run invalid (exit status 3). Nothing stays 
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Overlays, "overlay", []string{"direct", "vxlan"}, "how packets reach other nodes' pods; several are measured against one another: "+rig.Layouts)
+	f.StringSliceVar(&o.Backends, "proxy-backend", nil, "how Services are translated: "+strings.Join(rig.Backends, ", ")+"; several are measured against one another (default: the agent's choice)")
 	f.StringVar(&o.Families, "ip-family", "ipv4", "ipv4 or ipv6")
 	f.StringSliceVar(&o.Further, "paths", nil, "further paths: "+strings.Join(rig.Further, ", "))
 	p.flags(f)

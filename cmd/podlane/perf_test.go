@@ -64,3 +64,17 @@ func TestPerf_badCommandLines(t *testing.T) {
 		}
 	}
 }
+
+func TestOverlayPackets(t *testing.T) {
+	const devices = `Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:       0       7    0    0    0     0          0         0        0       7    0    0    0     0       0          0
+pl-vxlan:  1000      10    0    0    0     0          0         0     2000      20    0    0    0     0       0          0
+`
+	if n, err := overlayPackets(devices); n != 30 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := overlayPackets(strings.ReplaceAll(devices, " 10 ", " ten ")); err == nil {
+		t.Error("ten is a number")
+	}
+}

@@ -140,6 +140,7 @@ type run struct {
 	found   map[string]corev1.Pod // by role
 	owner   *corev1.Namespace     // of everything
 	release func()                // lets the keeper go
+	counts  map[string]counter    // by node: podlane's own, where it is the network
 }
 
 func (r *run) make(ctx context.Context) error {
@@ -341,6 +342,8 @@ func (a *api) cleanup(ctx context.Context, id string, progress func(string)) err
 }
 
 func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
+	var counted string
+	r.counts, counted = r.counters(ctx)
 	paths, err := r.paths(ctx)
 	if err != nil {
 		return nil, err
@@ -353,6 +356,12 @@ func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
 	e, err := perf.Evaluate(ctx, c)
 	if e != nil {
 		e.Notes = append(e.Notes, perf.Note{Name: "nodes", Value: r.from + " to " + r.to}, perf.Note{Name: "image", Value: r.image})
+		if counted != "" {
+			e.Notes = append(e.Notes, perf.Note{Name: "podlane's counters", Value: counted})
+		}
+		if way := dataPath(e); way != "" {
+			e.Notes = append(e.Notes, perf.Note{Name: "data path", Value: way})
+		}
 		e.Decompose([]perf.Part{
 			{Name: "pod network", From: perf.NodeNode, To: perf.PodPod},
 			{Name: "Service translation", From: perf.PodPod, To: perf.PodServicePod},
@@ -388,23 +397,23 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 			return nil, err
 		}
 	}
-	direct, through := &perf.Proof{Servers: []netip.Addr{server}}, &perf.Proof{Servers: []netip.Addr{server}, Translated: true}
+	direct, through := perf.Proof{Servers: []netip.Addr{server}}, perf.Proof{Servers: []netip.Addr{server}, Translated: true}
 	paths := []perf.Path{
-		r.path(perf.NodeNode, nodeClient, node, &perf.Proof{Servers: []netip.Addr{node}}),
-		r.path(perf.PodPod, podClient, server, direct),
-		r.path(perf.PodServicePod, podClient, cluster, through),
+		r.path(perf.NodeNode, nodeClient, node, r.witnessed(perf.Proof{Servers: []netip.Addr{node}}, r.from)),
+		r.path(perf.PodPod, podClient, server, r.witnessed(direct, r.from)),
+		r.path(perf.PodServicePod, podClient, cluster, r.witnessed(through, r.from)),
 	}
 	paths[0].ControlPort, paths[0].DataPort = r.hostPort, r.hostPort+1
 	for _, name := range r.Further {
 		switch name {
 		case NodePod:
-			paths = append(paths, r.path(name, nodeClient, server, direct))
+			paths = append(paths, r.path(name, nodeClient, server, r.witnessed(direct, r.from)))
 		case SameNode:
-			paths = append(paths, r.path(name, neighbour, server, direct))
+			paths = append(paths, r.path(name, neighbour, server, r.witnessed(direct, r.to)))
 		case Hairpin:
-			paths = append(paths, r.path(name, podServer, cluster, through))
+			paths = append(paths, r.path(name, podServer, cluster, r.witnessed(through, r.to)))
 		case NodePort:
-			p := r.path(name, nodeClient, node, through)
+			p := r.path(name, nodeClient, node, r.witnessed(through, r.to))
 			p.ControlPort, p.DataPort = nodePortControl, nodePortData
 			paths = append(paths, p)
 		}

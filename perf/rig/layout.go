@@ -5,18 +5,20 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 // A layout is how a lab's pods are joined: an overlay of ours, with or without
-// the fast path, or flannel's, made by hand.
+// the fast path, or flannel's, made by hand; and how its Services are translated.
 type layout struct {
-	name     string // as it was asked for
+	name     string // as it was asked for, and the backend where there are several
 	overlay  overlay.Mode
 	fastPath fastpath.Mode // "": the default
 	socketLB fastpath.Mode // likewise
 	flannel  string        // vxlan or host-gw; "": ours
+	backend  string        // of the service proxy
 }
 
 // Layouts describes what can be asked for.
@@ -48,4 +50,42 @@ func parseLayout(name string) (layout, error) {
 		return l, nil
 	}
 	return l, fmt.Errorf("overlay %q: want %s", name, Layouts)
+}
+
+// Backends are those of the service proxy that can be asked for.
+var Backends = []string{string(agent.NFTables), string(agent.IPTables)}
+
+// layouts are all that is asked for: each overlay with each backend, flannel's once, as it has no Services here.
+func (o Options) layouts() (all []layout, err error) {
+	backends := o.Backends
+	if len(backends) == 0 {
+		backends = []string{string(agent.AutoBackend)}
+	}
+	seen := map[string]bool{}
+	for _, backend := range backends {
+		if len(o.Backends) > 0 && !slices.Contains(Backends, backend) || seen[backend] {
+			return nil, fmt.Errorf("proxy backend %q: want each of %s once", backend, strings.Join(Backends, ", "))
+		}
+		seen[backend] = true
+	}
+	for i, name := range o.overlays() {
+		l, err := parseLayout(name)
+		if err != nil {
+			return nil, err
+		}
+		if seen[name] || i == 0 && l.flannel != "" {
+			return nil, fmt.Errorf("overlay %q: want each once, and not flannel's first", name)
+		}
+		seen[name] = true
+		for j, backend := range backends {
+			l.backend = backend
+			if len(backends) > 1 && l.flannel == "" {
+				l.name = name + "+" + backend
+			}
+			if j == 0 || l.flannel == "" {
+				all = append(all, l)
+			}
+		}
+	}
+	return all, nil
 }

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/perf"
+	"github.com/podlane/podlane/perf/qperf"
 )
 
 func TestParseLayout(t *testing.T) {
@@ -31,6 +33,68 @@ func TestParseLayout(t *testing.T) {
 		if got, err := parseLayout(name); err == nil {
 			t.Errorf("%q: %+v, want an error", name, got)
 		}
+	}
+}
+
+func TestLayouts_backends(t *testing.T) {
+	o := Options{Name: "x", Overlays: []string{"direct", "flannel-vxlan", "vxlan+normal"}, Backends: []string{"nftables", "iptables"}}
+	want := []string{"x-direct-nftables", "x-direct-iptables", "x-flannel-vxlan", "x-vxlan-normal-nftables", "x-vxlan-normal-iptables"}
+	if got := o.Names(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	o.Backends = []string{"iptables"}
+	if got, err := o.layouts(); err != nil || got[0].name != "direct" || got[0].backend != "iptables" {
+		t.Errorf("one backend: %+v, %v", got, err)
+	}
+	for _, bad := range [][]string{{"auto"}, {"ipvs", "iptables"}, {"iptables", "iptables"}} {
+		o.Backends = bad
+		if got, err := o.layouts(); err == nil {
+			t.Errorf("%q: %+v, want an error", bad, got)
+		}
+	}
+}
+
+// The backends side by side: each translates the connections of its own lab, by its own rules' counters,
+// and the cost of each is a part of its own.
+func TestRun_backends(t *testing.T) {
+	needProgram(t)
+	if _, err := exec.LookPath("iptables-save"); err != nil {
+		t.Skipf("needs iptables: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "lab", "--name", "rig", "perf", "--overlay", "direct", "--proxy-backend", "nftables,iptables",
+		"--tests", "tcp_lat,udp_lat", "--rounds", "1", "--duration", "100ms", "--json", "-").Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+	}
+	var e perf.Evaluation
+	if err := json.Unmarshal(out, &e); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]uint64{}
+	for _, c := range e.Cells {
+		seen[c.Path] += c.Moved[perf.Connections]
+	}
+	for path, through := range map[string]bool{
+		"node-node": false, "pod-pod/direct+nftables": false, "pod-service-pod/direct+nftables": true,
+		"pod-pod/direct+iptables": false, "pod-service-pod/direct+iptables": true,
+	} {
+		if n, measured := seen[path]; !measured || (n > 0) != through {
+			t.Errorf("%s: measured %v, %d connections through the Service", path, measured, n)
+		}
+	}
+	if !slices.Contains(e.Notes, perf.Note{Name: "Service proxy", Value: "nftables, iptables"}) {
+		t.Errorf("%+v", e.Notes)
+	}
+	var parts []string
+	for _, s := range e.Steps {
+		if s.Test == qperf.TCPLatency {
+			parts = append(parts, s.Part)
+		}
+	}
+	if want := []string{"pod network", "Service translation, nftables", "Service translation, iptables"}; !slices.Equal(parts, want) {
+		t.Errorf("%q, want %q", parts, want)
 	}
 }
 
@@ -55,9 +119,9 @@ func TestLayouts(t *testing.T) {
 	}
 	seen := map[string]uint64{}
 	for _, c := range e.Cells {
-		seen[c.Path] += c.Moved[shortened]
-		if lb := c.Path == "pod-service-pod/direct+fast+lb"; lb != (c.Moved[atSockets] > 0) {
-			t.Errorf("%s: %d connections translated at the socket", c.Path, c.Moved[atSockets])
+		seen[c.Path] += c.Moved[perf.Shortened]
+		if lb := c.Path == "pod-service-pod/direct+fast+lb"; lb != (c.Moved[perf.AtSockets] > 0) {
+			t.Errorf("%s: %d connections translated at the socket", c.Path, c.Moved[perf.AtSockets])
 		}
 	}
 	for _, path := range []string{"node-node", "pod-pod/vxlan+normal", "pod-pod/flannel-vxlan", "pod-pod/flannel-host-gw"} {

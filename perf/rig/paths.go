@@ -4,25 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/perf"
-)
-
-// What the witnesses count.
-const (
-	connections = "connections through the Service" // by the rules' own counters
-	tunnelled   = "packets in the overlay"          // by the device's
-	shortened   = "packets on the fast path"        // by its programs'
-	atSockets   = "connections translated at the socket"
 )
 
 // paths gives node to node once, and the others for each lab.
@@ -77,7 +66,7 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 	pod, clusterIP := server.String(), b.service.ClusterIPs[0]
 	clientPod, neighbour, self := namespace+"/client", namespace+"/neighbour", namespace+"/server"
 	list := []perf.Path{
-		r.path(b, perf.NodeNode, "node/"+near, node, near, &perf.Proof{Still: map[string]uint64{connections: 0}}),
+		r.path(b, perf.NodeNode, "node/"+near, node, near, &perf.Proof{Still: map[string]uint64{perf.Connections: 0}}),
 		r.path(b, perf.PodPod, clientPod, pod, near, b.byFastPath(b.through(server, false, true))),
 		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.bySocket(b.through(server, true, true))),
 	}
@@ -112,16 +101,16 @@ func (r *rig) path(b *bench, name, from, address, witness string, proof *perf.Pr
 func (b *bench) through(server netip.Addr, service, nodes bool) *perf.Proof {
 	p := &perf.Proof{Servers: []netip.Addr{server}, Translated: service, Still: map[string]uint64{}}
 	if service {
-		p.Moves = append(p.Moves, connections)
+		p.Moves = append(p.Moves, perf.Connections)
 	} else {
-		p.Still[connections] = 0
+		p.Still[perf.Connections] = 0
 	}
 	switch {
 	case !nodes:
 	case b.layout.overlay == overlay.VXLAN:
-		p.Moves = append(p.Moves, tunnelled)
+		p.Moves = append(p.Moves, perf.Tunnelled)
 	case b.layout.overlay == overlay.Direct:
-		p.Still[tunnelled] = 0
+		p.Still[perf.Tunnelled] = 0
 	}
 	return p
 }
@@ -131,9 +120,9 @@ func (b *bench) through(server netip.Addr, service, nodes bool) *perf.Proof {
 func (b *bench) byFastPath(p *perf.Proof) *perf.Proof {
 	switch b.layout.fastPath {
 	case fastpath.On:
-		p.Moves = append(p.Moves, shortened)
+		p.Moves = append(p.Moves, perf.Shortened)
 	case fastpath.Off:
-		p.Still[shortened] = 0
+		p.Still[perf.Shortened] = 0
 	}
 	return p
 }
@@ -143,80 +132,23 @@ func (b *bench) byFastPath(p *perf.Proof) *perf.Proof {
 func (b *bench) bySocket(p *perf.Proof) *perf.Proof {
 	switch b.layout.socketLB {
 	case fastpath.On:
-		p.Moves = append(p.Moves, atSockets)
+		p.Moves = append(p.Moves, perf.AtSockets)
 		return b.byFastPath(p)
 	case fastpath.Off:
-		p.Still[atSockets] = 0
+		p.Still[perf.AtSockets] = 0
 	}
 	return p
 }
 
-// witness reads both counters of a node with one command.
+// witness reads a node's counters.
 func (r *rig) witness(b *bench, node string) func(context.Context) (map[string]uint64, error) {
-	return func(ctx context.Context) (map[string]uint64, error) {
-		out, err := b.client.Output(ctx, "node/"+node, "sh", "-c",
-			`cat /proc/net/dev && "$0" counters --json "$1" && exec "$0" status --json --run-dir "$2"`, r.self, namespace+"/"+service,
-			filepath.Join(b.status.Dir, "nodes", node, "run"))
+	return func(ctx context.Context) (moved map[string]uint64, err error) {
+		out, err := b.client.Output(ctx, "node/"+node, r.self, "perf", "witness", "--run-dir", filepath.Join(b.status.Dir, "nodes", node, "run"), namespace+"/"+service)
 		if err != nil {
 			return nil, err
 		}
-		return readWitness(out)
+		return moved, json.Unmarshal([]byte(out), &moved)
 	}
-}
-
-// readWitness reads /proc/net/dev, followed by what `podlane counters --json` prints.
-func readWitness(text string) (map[string]uint64, error) {
-	devices, counters, ok := strings.Cut(text, "\n[")
-	if !ok {
-		return nil, fmt.Errorf("not counters: %q", text)
-	}
-	var lines []struct {
-		New uint64 `json:"new_connections"`
-	}
-	var agent struct {
-		FastPath, SocketLB struct {
-			Counters []struct {
-				Reason  string
-				Packets uint64
-			}
-		}
-	}
-	read := json.NewDecoder(strings.NewReader("[" + counters))
-	if err := read.Decode(&lines); err != nil {
-		return nil, fmt.Errorf("counters: %w", err)
-	}
-	if err := read.Decode(&agent); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("status: %w", err)
-	}
-	moved := map[string]uint64{connections: 0, tunnelled: 0, shortened: 0, atSockets: 0}
-	for _, c := range agent.FastPath.Counters {
-		if strings.HasPrefix(c.Reason, "shortcut_") {
-			moved[shortened] += c.Packets
-		}
-	}
-	for _, c := range agent.SocketLB.Counters {
-		if c.Reason == "translated" {
-			moved[atSockets] += c.Packets
-		}
-	}
-	for _, l := range lines {
-		moved[connections] += l.New
-	}
-	for line := range strings.Lines(devices) {
-		name, numbers, _ := strings.Cut(line, ":")
-		fields := strings.Fields(numbers)
-		if !strings.HasPrefix(strings.TrimSpace(name), "pl-vxlan") || len(fields) < 10 {
-			continue
-		}
-		for _, i := range []int{1, 9} { // packets received and sent
-			n, err := strconv.ParseUint(fields[i], 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("/proc/net/dev: %w", err)
-			}
-			moved[tunnelled] += n
-		}
-	}
-	return moved, nil
 }
 
 // ladder are the steps between layouts that are there: what the fast path takes off,
@@ -245,24 +177,37 @@ func (r *rig) ladder() (parts []perf.Part) {
 	return parts
 }
 
-// parts are what the way is made of: with both overlays, encapsulation is told from veth and routing.
+// parts are what the way is made of: with both overlays, encapsulation is told from veth and routing. Of
+// a second proxy backend it is the translation alone, from its own lab's pods on.
 func (r *rig) parts() []perf.Part {
-	direct := slices.IndexFunc(r.labs, func(b *bench) bool { return b.layout.name == string(overlay.Direct) })
-	vxlan := slices.IndexFunc(r.labs, func(b *bench) bool { return b.layout.name == string(overlay.VXLAN) })
+	plain := func(mode overlay.Mode) int {
+		return slices.IndexFunc(r.labs, func(b *bench) bool {
+			return b.layout.overlay == mode && b.layout.fastPath == "" && b.layout.flannel == ""
+		})
+	}
+	direct, vxlan := plain(overlay.Direct), plain(overlay.VXLAN)
+	last := r.labs[0]
+	list := []perf.Part{{Name: "pod network", From: perf.NodeNode, To: r.named(perf.PodPod, last)}}
 	if direct >= 0 && vxlan >= 0 {
-		d, v := r.labs[direct], r.labs[vxlan]
-		return []perf.Part{
+		d := r.labs[direct]
+		last = r.labs[vxlan]
+		list = []perf.Part{
 			{Name: "veth and routing", From: perf.NodeNode, To: r.named(perf.PodPod, d)},
-			{Name: "encapsulation", From: r.named(perf.PodPod, d), To: r.named(perf.PodPod, v)},
-			{Name: "Service translation", From: r.named(perf.PodPod, v), To: r.named(perf.PodServicePod, v)},
+			{Name: "encapsulation", From: r.named(perf.PodPod, d), To: r.named(perf.PodPod, last)},
 		}
 	}
-	if l := r.ladder(); len(l) > 0 {
+	if l := r.ladder(); len(l) > 0 && (direct < 0 || vxlan < 0) {
 		return l
 	}
-	b := r.labs[0]
-	return []perf.Part{
-		{Name: "pod network", From: perf.NodeNode, To: r.named(perf.PodPod, b)},
-		{Name: "Service translation", From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)},
+	for _, b := range r.labs {
+		if b != last && (b.layout.backend == last.layout.backend || b.layout.overlay != last.layout.overlay || b.layout.fastPath != last.layout.fastPath || b.layout.flannel != "") {
+			continue
+		}
+		name := "Service translation"
+		if len(r.Backends) > 1 {
+			name += ", " + b.layout.backend
+		}
+		list = append(list, perf.Part{Name: name, From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)})
 	}
+	return list
 }

@@ -4,14 +4,17 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/lab"
 	"github.com/podlane/podlane/overlay"
@@ -33,6 +36,7 @@ var Further = []string{NodePod, SameNode, Hairpin, NodePort}
 type Options struct {
 	Name     string   // of the labs, each followed by its overlay
 	Overlays []string // Layouts; none means vxlan and direct
+	Backends []string // of the service proxy; none means auto
 	Families string   // of the labs: ipv4 or ipv6; "" means ipv4
 	Further  []string // further paths
 	Config   perf.Config
@@ -48,11 +52,14 @@ const (
 // Names are those of the labs that Run will make: what a guard must take down.
 func (o Options) Names() []string {
 	var names []string
-	for _, overlay := range o.overlays() {
-		names = append(names, o.Name+"-"+strings.ReplaceAll(overlay, "+", "-"))
+	layouts, _ := o.layouts() // what is wrong with them, Run says
+	for _, l := range layouts {
+		names = append(names, o.labName(l))
 	}
 	return names
 }
+
+func (o Options) labName(l layout) string { return o.Name + "-" + strings.ReplaceAll(l.name, "+", "-") }
 
 func (o Options) overlays() []string {
 	if len(o.Overlays) == 0 {
@@ -62,17 +69,6 @@ func (o Options) overlays() []string {
 }
 
 func (o Options) check() error {
-	seen := map[string]bool{}
-	for i, name := range o.overlays() {
-		l, err := parseLayout(name)
-		if err != nil {
-			return err
-		}
-		if seen[name] || i == 0 && l.flannel != "" {
-			return fmt.Errorf("overlay %q: want each once, and not flannel's first", name)
-		}
-		seen[name] = true
-	}
 	for _, name := range o.Further {
 		if !slices.Contains(Further, name) {
 			return fmt.Errorf("path %q: want %s", name, strings.Join(Further, ", "))
@@ -86,7 +82,8 @@ func (o Options) check() error {
 
 // Run brings the labs up, measures, and takes them down whatever happens.
 func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
-	if err := o.check(); err != nil {
+	layouts, err := o.layouts()
+	if err = cmp.Or(err, o.check()); err != nil {
 		return nil, err
 	}
 	r := &rig{Options: o, stops: nil}
@@ -97,8 +94,8 @@ func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.down()) }()
-	for i, name := range o.Names() {
-		if err := r.up(ctx, name, o.overlays()[i]); err != nil {
+	for _, l := range layouts {
+		if err := r.up(ctx, l); err != nil {
 			return nil, err
 		}
 	}
@@ -122,8 +119,8 @@ type bench struct {
 	service lab.ServiceStatus
 }
 
-func (r *rig) up(ctx context.Context, name, overlay string) error {
-	r.Progress(fmt.Sprintf("bringing up a lab of two nodes, overlay %s", overlay))
+func (r *rig) up(ctx context.Context, l layout) error {
+	r.Progress(fmt.Sprintf("bringing up a lab of two nodes, overlay %s", l.name))
 	objects, problems := file.Parse("perf", fmt.Appendf(nil, manifests, namespace, near, far, service))
 	if len(problems) > 0 {
 		return errors.New(problems[0].String())
@@ -132,12 +129,9 @@ func (r *rig) up(ctx context.Context, name, overlay string) error {
 	if families == "" {
 		families = "ipv4"
 	}
-	l, err := parseLayout(overlay)
-	if err != nil {
-		return err
-	}
+	name := r.labName(l)
 	client, err := lab.Up(ctx, lab.Options{
-		Name: name, Nodes: 2, Overlay: string(l.overlay), FastPath: string(l.fastPath), SocketLB: string(l.socketLB), Families: families, Objects: objects,
+		Name: name, Nodes: 2, Overlay: string(l.overlay), ProxyBackend: l.backend, FastPath: string(l.fastPath), SocketLB: string(l.socketLB), Families: families, Objects: objects,
 	})
 	b := &bench{layout: l, client: client}
 	if client != nil {
@@ -200,10 +194,25 @@ func (r *rig) measure(ctx context.Context) (*perf.Evaluation, error) {
 		e.Notes = append(e.Notes,
 			perf.Note{Name: "nodes", Value: "network namespaces on one machine, joined by a bridge"},
 			perf.Note{Name: "overlays", Value: strings.Join(r.overlays(), ", ")},
-			perf.Note{Name: "Service proxy", Value: "nftables"})
+			perf.Note{Name: "Service proxy", Value: r.backends()})
 		e.Decompose(r.parts())
 	}
 	return e, err
+}
+
+// backends are those that the agents use; an agent records the one that is not the default.
+func (r *rig) backends() string {
+	var all []string
+	for _, b := range r.labs {
+		name := string(agent.NFTables)
+		if text, err := os.ReadFile(filepath.Join(b.status.Dir, "nodes", near, "state", "proxy-backend")); err == nil {
+			name = strings.TrimSpace(string(text))
+		}
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // serve runs the server of the path from node to node, in the first lab.

@@ -2,7 +2,6 @@ package rig
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -80,7 +79,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("%d paths, %d rows, %d steps, %q\n%s", len(e.Paths), len(e.Rows), len(e.Steps), e.Invalid, out)
 	}
 	for _, c := range e.Cells {
-		service, overlay := c.Moved[connections] > 0, c.Moved[tunnelled] > 0
+		service, overlay := c.Moved[perf.Connections] > 0, c.Moved[perf.Tunnelled] > 0
 		path, variant, _ := strings.Cut(c.Path, "/")
 		if c.Result.Test == qperf.Rest {
 			continue
@@ -162,24 +161,6 @@ func TestOptions_check(t *testing.T) {
 	} {
 		if _, err := Run(context.Background(), o); err == nil {
 			t.Errorf("%s: no error", name)
-		}
-	}
-}
-
-func TestReadWitness(t *testing.T) {
-	counters, _ := json.Marshal([]map[string]any{{"new_connections": 3}, {"new_connections": 4}})
-	const devices = `Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
-pl-vxlan:  1000      10    0    0    0     0          0         0     2000      20    0    0    0     0       0          0
-`
-	moved, err := readWitness(devices + string(counters))
-	if err != nil || moved[connections] != 7 || moved[tunnelled] != 30 {
-		t.Errorf("%v, %v", moved, err)
-	}
-	for _, bad := range []string{"", devices, devices + "[oops"} {
-		if _, err := readWitness(bad); err == nil {
-			t.Errorf("%q: no error", bad)
 		}
 	}
 }

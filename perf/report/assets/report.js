@@ -128,23 +128,32 @@
     box.parentNode.querySelector(".kinds").innerHTML = kinds.slice(0, 4).map((k, i) => `<span><i style="background:var(--k${i})"></i>${k}</span>`).join("");
   }
 
-  // The waterfall: where the way begins, what each part adds, and where it ends.
+  // The waterfall: where the way begins, what each part adds, and where it ends. A part that does not go on
+  // where the last one ended begins a way of its own beside it.
   function waterfall(box, mine) {
-    const first = mine[0], labels = [first.from], list = [[0, 0, first.before, "--p0"]], whiskers = [], texts = [first.from + ": " + figure(first.before, first.unit)];
-    let at = first.before;
+    const labels = [], list = [], whiskers = [], texts = [], unit = mine[0].unit;
+    let at = 0, end = null;
+    const whole = path => {
+      list.push([labels.length, 0, at, "--p0"]);
+      texts.push(path + ": " + figure(at, unit));
+      labels.push(path);
+    };
     for (const s of mine) {
-      const i = labels.length, worse = (s.unit === "s") === (s.adds > 0);
+      if (s.from !== end) {
+        if (end) whole(end);
+        at = s.before;
+        whole(s.from);
+      }
+      const i = labels.length, worse = (unit === "s") === (s.adds > 0);
       list.push([i, at, at + s.adds, worse ? "--p1" : "--p2"]);
       if (s.low !== 0 || s.high !== 0) whiskers.push([i, at + s.low, at + s.high]);
-      texts.push(s.part + ": " + (s.adds < 0 ? "" : "+") + figure(s.adds, s.unit) + " (" + figure(s.low, s.unit) + " .. " + figure(s.high, s.unit) + ")");
+      texts.push(s.part + ": " + (s.adds < 0 ? "" : "+") + figure(s.adds, unit) + " (" + figure(s.low, unit) + " .. " + figure(s.high, unit) + ")");
       labels.push(s.part.split(" ").map(word => word.length < 10 ? word : word.slice(0, word.length >> 1) + "-\n" + word.slice(word.length >> 1)).join("\n"));
       at += s.adds;
+      end = s.to;
     }
-    const last = mine[mine.length - 1];
-    list.push([labels.length, 0, at, "--p0"]);
-    texts.push(last.to + ": " + figure(at, last.unit));
-    labels.push(last.to);
-    boxes(box, labels, list, whiskers, texts, v => figure(v, first.unit));
+    whole(end);
+    boxes(box, labels, list, whiskers, texts, v => figure(v, unit));
   }
 
   // Latency to the tail: x is how rare, -log10(1 - part), so that each step is ten times as rare.

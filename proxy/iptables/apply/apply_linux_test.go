@@ -2,10 +2,13 @@ package apply
 
 import (
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/internal/nettest"
@@ -160,5 +163,38 @@ func TestApply_root(t *testing.T) {
 	}
 	if got := save(t); !strings.Contains(got, "-A PREROUTING -j PL-SERVICES") {
 		t.Errorf("rules:\n%s", got)
+	}
+}
+
+// Connections to a frontend are counted, whether anybody answers or not.
+func TestCounts(t *testing.T) {
+	a := node(t)
+	apply(t, a, table(2, 2))
+	nettest.Run(t, "ip", "link", "set", "lo", "up")
+	nettest.Run(t, "ip", "route", "add", "default", "dev", "lo")
+	nettest.Run(t, "ip", "-6", "route", "add", "default", "dev", "lo")
+	knock := func(addr string, times int) {
+		for range times {
+			if c, err := net.DialTimeout("tcp", addr, 20*time.Millisecond); err == nil {
+				c.Close()
+			}
+		}
+	}
+	knock("10.96.0.1:80", 3)
+	knock("[fd00:96::2]:80", 2)
+	counts, err := a.Counts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]uint64{}
+	for _, c := range counts {
+		got[fmt.Sprint(c.Service, " ", c.Protocol, " ", c.Frontend)] = c.New
+	}
+	want := map[string]uint64{
+		"default/s0:http TCP 10.96.0.1:80": 3, "default/s0:http TCP [fd00:96::1]:80": 0, "default/s1:http TCP 10.96.0.2:80": 0, "default/s1:http TCP [fd00:96::2]:80": 2,
+		"default/s0:http TCP 0.0.0.0:30000": 0, "default/s0:http TCP [::]:30000": 0, "default/s1:http TCP 0.0.0.0:30001": 0, "default/s1:http TCP [::]:30001": 0,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
