@@ -130,8 +130,8 @@ func TestCPUCost_none(t *testing.T) {
 }
 
 // Against a load that is known by itself: beside every measurement of one of two equal paths a process of ours uses
-// some 60 % of a CPU, and what it used is what the kernel says of it when it has ended. That much more CPU, and in the network's
-// share of it, the path must cost.
+// some 60 % of a CPU, and what it used is what the kernel says of it when it has ended. That much more CPU, in user time and in the network's
+// share, the path must cost. The test sends at a fixed rate: a ping-pong goes at another speed beside a load, and its own cost with it.
 func TestCPUCost_knownLoad(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skipf("needs python3 to use the CPU: %v", err)
@@ -164,7 +164,7 @@ func TestCPUCost_knownLoad(t *testing.T) {
 
 // busy is the part of the CPUs that others use at the moment.
 func busy(t *testing.T) float64 {
-	e, err := Evaluate(t.Context(), Config{Paths: loopback(t)[:1], Tests: []qperf.Test{qperf.TCPLatency}, Rounds: 1, Idle: true, Binary: os.Args[0]})
+	e, err := Evaluate(t.Context(), Config{Paths: loopback(t)[:1], Tests: []qperf.Test{qperf.UDPOpen}, Rounds: 1, Idle: true, Binary: os.Args[0]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func busy(t *testing.T) float64 {
 func loadedRun(t *testing.T) (extra CPUKinds, used, others float64) {
 	paths := loopback(t)[:2]
 	paths[1].Exec = func(ctx context.Context, argv []string) ([]byte, error) {
-		if argv[len(argv)-1] != string(qperf.TCPLatency) {
+		if argv[len(argv)-1] != string(qperf.UDPOpen) {
 			return run(ctx, argv)
 		}
 		load := exec.CommandContext(ctx, "python3", "-c", "import time\nwhile True:\n e=time.monotonic()+.006\n while time.monotonic()<e: pass\n time.sleep(.004)")
@@ -196,7 +196,7 @@ func loadedRun(t *testing.T) (extra CPUKinds, used, others float64) {
 		return out, err
 	}
 	e, err := Evaluate(t.Context(), Config{
-		Paths: paths, Tests: []qperf.Test{qperf.TCPLatency}, Rounds: 8, Duration: 400 * time.Millisecond, Warmup: 100 * time.Millisecond, Idle: true, Binary: os.Args[0],
+		Paths: paths, Tests: []qperf.Test{qperf.UDPOpen}, Rounds: 8, Duration: 400 * time.Millisecond, Warmup: 100 * time.Millisecond, Rate: 200, Idle: true, Binary: os.Args[0],
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
@@ -204,12 +204,12 @@ func loadedRun(t *testing.T) (extra CPUKinds, used, others float64) {
 	others = usage(e).others
 	var sums [2]*CPUKinds
 	for i, p := range paths {
-		cost := e.cpuCost(p.Name, qperf.TCPLatency)
+		cost := e.cpuCost(p.Name, qperf.UDPOpen)
 		if cost == nil {
 			return extra, used, 1
 		}
 		per := 0.0
-		for _, r := range e.results(p.Name, qperf.TCPLatency) {
+		for _, r := range e.results(p.Name, qperf.UDPOpen) {
 			per += work(r)
 		}
 		k := *cost.Client
