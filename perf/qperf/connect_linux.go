@@ -60,7 +60,9 @@ func (f *flow) connection(family int, to unix.Sockaddr) error {
 }
 
 // on is f for one of its connections; what it counts is not f's.
-func (f *flow) on(fd int) *flow { return &flow{fd: fd, stop: f.stop, base: f.base, until: f.until} }
+func (f *flow) on(fd int) *flow {
+	return &flow{fd: fd, stop: f.stop, base: f.base, until: f.until}
+}
 
 // dial connects, and looks every tick whether the time is up: a lost SYN is sent again after a second.
 func (f *flow) dial(fd int, to unix.Sockaddr) error {

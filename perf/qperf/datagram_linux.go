@@ -50,11 +50,12 @@ func sendDatagrams(f *flow) {
 		sendPaced(f)
 		return
 	}
-	b := f.message()
+	b, free := f.message()
+	defer free()
 	t := f.now()
 	for seq := uint64(0); ; seq++ {
 		f.stamp(b, seq, t >= f.from)
-		_, err := unix.Write(f.fd, b)
+		_, err := write(f.fd, b)
 		before := t
 		t = f.now()
 		if err != nil {
@@ -73,9 +74,9 @@ func sendDatagrams(f *flow) {
 }
 
 func receiveDatagrams(f *flow) {
-	b := make([]byte, f.size+1)
+	b := newBatch(f.size+1, &f.peer)
 	for {
-		n, err := recvFrom(f.fd, b, &f.peer)
+		n, err := b.receive(f.fd, &f.peer)
 		t := f.now()
 		if err != nil {
 			if !f.wait(err, &f.received) {
@@ -83,14 +84,13 @@ func receiveDatagrams(f *flow) {
 			}
 			continue
 		}
-		if f.stray(b, n) {
-			if f.past(t) {
-				break
+		for i := range n {
+			if got := int(b.heads[i].len); !f.stray(b.data[i], got) {
+				f.note(b.data[i])
+				f.count(&f.received, got, t)
 			}
-			continue
 		}
-		f.note(b)
-		if !f.count(&f.received, n, t) {
+		if f.past(t) {
 			break
 		}
 	}
@@ -100,14 +100,16 @@ func receiveDatagrams(f *flow) {
 }
 
 // drain takes what was under way when the clock stopped, for the account of loss only.
-func (f *flow) drain(b []byte) {
+func (f *flow) drain(b *batch) {
 	for end := f.now() + 5*tick; f.now() < end && !f.stop.Load(); {
-		n, err := recvFrom(f.fd, b, &f.peer)
+		n, err := b.receive(f.fd, &f.peer)
 		if err != nil {
 			return
 		}
-		if !f.stray(b, n) {
-			f.note(b)
+		for i := range n {
+			if !f.stray(b.data[i], int(b.heads[i].len)) {
+				f.note(b.data[i])
+			}
 		}
 	}
 }
@@ -128,7 +130,7 @@ func pingDatagrams(f *flow) {
 	for seq := uint64(0); ; seq++ {
 		start := f.now()
 		f.stamp(b, seq, start >= f.from)
-		if _, err := unix.Write(f.fd, b); err != nil {
+		if _, err := write(f.fd, b); err != nil {
 			if !f.wait(err, &f.sent) {
 				return
 			}
@@ -170,7 +172,7 @@ const (
 func (f *flow) await(b, reply []byte, deadline time.Duration) (time.Duration, outcome) {
 	head := min(f.size, headerSize)
 	for {
-		n, err := unix.Read(f.fd, reply)
+		n, err := read(f.fd, reply)
 		t := f.now()
 		if err == nil && n == f.size && (!f.own || bytes.Equal(reply[:head], b[:head])) {
 			return t, answered

@@ -2,9 +2,11 @@ package qperf
 
 import (
 	"encoding/json"
+	"flag"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,19 +27,25 @@ func (f floor) cost(test Test) float64 {
 	return f.cpu / f.figure
 }
 
+// loosely leaves it to the kernel where clients and servers run.
+var loosely = flag.Bool("loosely", false, "do not keep clients and servers to a CPU each (BenchmarkFloor)")
+
 // BenchmarkFloor compares the engine with the real qperf over loopback, interleaved: in each
 // round (an iteration) both measure once for a second, in random order, client and server
-// processes of their own. The metrics are ours / qperf's, the median of the rounds and its
-// 95 % interval, and the same for the client's CPU time:
+// processes of their own. Both engines' servers are kept to one CPU and their clients to another: where the
+// kernel happens to put the two ends decides over more than any engine does. The metrics are ours / qperf's,
+// the median of the rounds and its 95 % interval, and the same for the client's CPU time:
 //
-//	go test -run '^$' -bench Floor -benchtime 20x ./perf/qperf
+//	make bench-floor
 func BenchmarkFloor(b *testing.B) {
 	if _, err := exec.LookPath("qperf"); err != nil {
 		b.Skipf("needs qperf, the real one: %v", err)
 	}
 	ours, theirs := freePort(b), freePort(b)
-	startServer(b, ours)
-	start(b, "qperf", "-lp", strconv.Itoa(theirs))
+	for _, server := range [][]string{{os.Args[0], "perf", "server", strconv.Itoa(ours)}, {"qperf", "-lp", strconv.Itoa(theirs)}} {
+		server = onCPU(1, server...)
+		start(b, server[0], server[1:]...)
+	}
 	time.Sleep(200 * time.Millisecond)
 	for _, test := range Tests {
 		b.Run(string(test), func(b *testing.B) {
@@ -84,9 +92,18 @@ func floorArgs(port int, test Test) []string {
 	return []string{"127.0.0.1", "-lp", strconv.Itoa(port), "-t", "1", "-m", strconv.Itoa(size), "-uu", "-e", "9", string(test)}
 }
 
+// onCPU keeps a command to a CPU, where there are two.
+func onCPU(cpu int, argv ...string) []string {
+	if *loosely || runtime.NumCPU() < 2 {
+		return argv
+	}
+	return append([]string{"taskset", "-c", strconv.Itoa(cpu)}, argv...)
+}
+
 // timed runs a client and gives its output and its CPU seconds.
 func timed(b *testing.B, name string, args ...string) (string, float64) {
-	cmd := exec.Command(name, args...)
+	argv := onCPU(0, append([]string{name}, args...)...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		b.Fatalf("%s: %v\n%s", name, err, out)

@@ -18,7 +18,7 @@ const tick = 20 * time.Millisecond
 
 // A flow is one side of one test's data: a blocking descriptor and what went over it.
 //
-// The loops run on a thread of their own and call the kernel directly. Go's network poller
+// The loops run on threads of their own and call the kernel directly. Go's network poller
 // would add an epoll round to every message, which is a good part of what a hop costs.
 // What completes outside from..until is not counted, and neither is a part of a message, so
 // the length of the last blocking call does not matter.
@@ -82,8 +82,9 @@ func (f *flow) runAll(fds []int, loop func(*flow)) {
 	}
 }
 
-// run locks the thread, runs the loop, and fixes the end.
+// run runs the loop on a thread of its own, and fixes the end.
 func (f *flow) run(loop func(*flow)) {
+	processors()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before := threadCPU()
@@ -116,14 +117,15 @@ func (f *flow) again(err error) bool {
 // writeStream writes one whole message; false means the end.
 func (f *flow) writeStream(b []byte) bool {
 	for {
-		n, err := unix.Write(f.fd, b)
-		if n == len(b) {
+		n, err := write(f.fd, b)
+		switch {
+		case n == len(b):
 			return true
-		}
-		if n > 0 {
-			b, err = b[n:], unix.EAGAIN
-		}
-		if !f.again(err) {
+		case n > 0:
+			if b = b[n:]; f.past(f.now()) {
+				return false
+			}
+		case !f.again(err):
 			return false
 		}
 	}
@@ -132,17 +134,18 @@ func (f *flow) writeStream(b []byte) bool {
 // readStream reads one whole message; false means the end.
 func (f *flow) readStream(b []byte) bool {
 	for {
-		n, err := unix.Read(f.fd, b)
-		if n == len(b) {
+		n, err := read(f.fd, b)
+		switch {
+		case n == len(b):
 			return true
-		}
-		if n == 0 && err == nil {
-			err = unix.ECONNRESET
-		}
-		if n > 0 {
-			b, err = b[n:], unix.EAGAIN
-		}
-		if !f.again(err) {
+		case n > 0:
+			if b = b[n:]; f.past(f.now()) {
+				return false
+			}
+		case n == 0 && err == nil:
+			f.over = f.now() // the peer has closed
+			return false
+		case !f.again(err):
 			return false
 		}
 	}
@@ -160,18 +163,20 @@ func (f *flow) count(c *Counters, bytes int, t time.Duration) bool {
 	return true
 }
 
-// message makes a message that occupies memory of its own: untouched pages would all be the
-// kernel's one page of zeros, which is copied faster than any real data.
-func (f *flow) message() []byte {
-	b := make([]byte, f.size)
-	for i := range b {
-		b[i] = byte(i)
+// message gives the memory of a message, and what frees it. As qperf's it is not written to (datagrams' headers
+// are), so that the kernel copies its one page of zeros: the less the engine itself costs, the more of what is
+// measured is the network's.
+func (f *flow) message() (b []byte, free func()) {
+	b, err := unix.Mmap(-1, 0, f.size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return make([]byte, f.size), func() {}
 	}
-	return b
+	return b, func() { _ = unix.Munmap(b) }
 }
 
 func sendStream(f *flow) {
-	b := f.message()
+	b, free := f.message()
+	defer free()
 	for f.writeStream(b) && f.count(&f.sent, f.size, f.now()) {
 	}
 }

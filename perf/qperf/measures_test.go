@@ -136,9 +136,21 @@ func TestLoss_knownTruth(t *testing.T) {
 	nettest.Do(t, server, func() {
 		nft(t, "table inet t { chain in { type filter hook prerouting priority -300; udp dport 4001 numgen inc mod 50 0 drop; }; }\n")
 	})
-	r := inNamespace(t, "-t", "1s", "--rate", "2000", ends[0], "udp_bw")
-	if r.Loss.Sent < 1900 || 0.02 < r.Loss.Low || 0.02 > r.Loss.High || math.Abs(r.Loss.Fraction-0.02) > 0.002 {
-		t.Errorf("udp_bw: %+v, want 2 %%", r.Loss)
+	// A sender that a busy machine has held up makes up for it in a burst, which may be more than a socket holds: never
+	// too little is lost, too much may be.
+	right := false
+	for range 4 {
+		l := inNamespace(t, "-t", "1s", "--rate", "2000", ends[0], "udp_bw").Loss
+		if l.Sent < 1900 || 0.02 > l.High || l.Fraction < 0.018 {
+			t.Errorf("udp_bw: %+v, want 2 %%", l)
+		}
+		if right = l.Low <= 0.02 && l.Fraction < 0.022; right {
+			break
+		}
+		t.Logf("udp_bw: %+v", l)
+	}
+	if !right {
+		t.Error("udp_bw: in none of four tries a loss of 2 %")
 	}
 }
 

@@ -53,14 +53,16 @@ func (p pacer) await(n uint64) time.Duration {
 
 // sendPaced is sendDatagrams at a fixed rate: what could not be sent in time is sent as soon as it can.
 func sendPaced(f *flow) {
-	b, p := f.message(), f.newPacer()
+	b, free := f.message()
+	defer free()
+	p := f.newPacer()
 	for seq := uint64(0); ; seq++ {
 		due := p.await(seq)
 		if f.past(f.now()) {
 			return
 		}
 		f.stamp(b, seq, due >= f.from)
-		if _, err := unix.Write(f.fd, b); err != nil {
+		if _, err := write(f.fd, b); err != nil {
 			if !f.wait(err, &f.sent) {
 				return
 			}
@@ -92,7 +94,9 @@ func openDatagrams(f *flow) {
 }
 
 func (f *flow) sendOpen(p pacer) {
-	b, late := f.message(), hdrhistogram.New(1, int64(time.Minute), 3)
+	b, free := f.message()
+	defer free()
+	late := hdrhistogram.New(1, int64(time.Minute), 3)
 	for seq := uint64(0); ; seq++ {
 		due := p.await(seq)
 		if f.past(due) {
@@ -100,7 +104,7 @@ func (f *flow) sendOpen(p pacer) {
 		}
 		f.stamp(b, seq, due >= f.from)
 		sent := f.now()
-		if _, err := unix.Write(f.fd, b); err != nil && !f.wait(err, &f.sent) {
+		if _, err := write(f.fd, b); err != nil && !f.wait(err, &f.sent) {
 			break
 		}
 		if f.count(&f.sent, f.size, due) && due >= f.from {
@@ -117,7 +121,7 @@ func (f *flow) collect(interval float64) {
 	before := threadCPU()
 	b := make([]byte, f.size+1)
 	for f.now() < f.until+grace && !f.stop.Load() {
-		n, err := unix.Read(f.fd, b)
+		n, err := read(f.fd, b)
 		t := f.now()
 		if err != nil || f.stray(b, n) || b[12] != 1 {
 			continue

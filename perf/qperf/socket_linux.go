@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -55,9 +57,26 @@ type sockaddr struct {
 	len uint32
 }
 
+// processors gives Go's scheduler one for every loop that there may be, beside those for everything else: see raw.
+var processors = sync.OnceFunc(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + maxStreams + 2) })
+
+// raw is a call of a loop. It does not tell the scheduler that it may block, as the unix package's calls do: that, and
+// what the scheduler's watchdog makes of it, costs a tenth of what a whole message does. So long it keeps one of
+// the scheduler's processors; tick bounds that.
+func raw(call uintptr, fd int, b []byte) (int, error) {
+	n, _, e := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if e != 0 {
+		return -1, e
+	}
+	return int(n), nil
+}
+
+func read(fd int, b []byte) (int, error)  { return raw(unix.SYS_READ, fd, b) }
+func write(fd int, b []byte) (int, error) { return raw(unix.SYS_WRITE, fd, b) }
+
 func recvFrom(fd int, b []byte, from *sockaddr) (int, error) {
 	from.len = unix.SizeofSockaddrAny
-	n, _, e := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
 		uintptr(unsafe.Pointer(&from.raw)), uintptr(unsafe.Pointer(&from.len)))
 	if e != 0 {
 		return 0, e
@@ -66,12 +85,50 @@ func recvFrom(fd int, b []byte, from *sockaddr) (int, error) {
 }
 
 func sendTo(fd int, b []byte, to *sockaddr) error {
-	_, _, e := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+	_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
 		uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
 	if e != 0 {
 		return e
 	}
 	return nil
+}
+
+// A batch is room for datagrams that are received by one call.
+type batch struct {
+	heads []mmsghdr
+	data  [][]byte
+}
+
+// mmsghdr is the kernel's struct of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// newBatch has room for datagrams of up to size bytes; from is to become the sender of the first of each batch.
+func newBatch(size int, from *sockaddr) *batch {
+	const most = 32
+	b := &batch{make([]mmsghdr, most), make([][]byte, most)}
+	for i := range b.heads {
+		b.data[i] = make([]byte, size)
+		iov := &unix.Iovec{Base: &b.data[i][0]}
+		iov.SetLen(size)
+		b.heads[i].hdr.Iov = iov
+		b.heads[i].hdr.SetIovlen(1)
+	}
+	b.heads[0].hdr.Name = (*byte)(unsafe.Pointer(&from.raw))
+	return b
+}
+
+// receive takes what there is, one datagram at least; the i-th has b.heads[i].len bytes of b.data[i].
+func (b *batch) receive(fd int, from *sockaddr) (int, error) {
+	b.heads[0].hdr.Namelen = unix.SizeofSockaddrAny
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.heads[0])), uintptr(len(b.heads)), unix.MSG_WAITFORONE, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	from.len = b.heads[0].hdr.Namelen
+	return int(n), nil
 }
 
 // addr gives the address in Go's form; the zero AddrPort when there is none.
