@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -160,8 +161,10 @@ func (a *api) stream(namespace, pod, what string, options runtime.Object) (remot
 	if err != nil {
 		return nil, err
 	}
-	// An API server of before 1.31 speaks SPDY only.
-	return remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool { return err != nil })
+	// An API server of before 1.31, and some proxies, speak SPDY only. A command that failed is not run again.
+	return remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
 }
 
 // exec runs a command in a pod.

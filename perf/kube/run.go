@@ -125,6 +125,9 @@ func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
 		defer stop()
 	}
 	r := &run{api: a, plan: p, Options: o}
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
 	defer func() { err = errors.Join(err, r.end()) }()
 	if err := r.make(ctx); err != nil {
 		return nil, err
@@ -143,9 +146,18 @@ type run struct {
 	counts  map[string]counter    // by node: podlane's own, where it is the network
 }
 
-func (r *run) make(ctx context.Context) error {
+// begin makes the namespace. Where that is refused nothing was made, and nothing is to be taken away.
+func (r *run) begin(ctx context.Context) error {
 	r.Progress(fmt.Sprintf("node %s to node %s, namespace %s", r.from, r.to, r.namespace()))
-	if err := r.createAll(ctx, r.first(), nil); err != nil {
+	err := r.createAll(ctx, r.first()[:1], nil)
+	if err == nil || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		return err
+	}
+	return errors.Join(err, r.end()) // the answer may have been lost
+}
+
+func (r *run) make(ctx context.Context) error {
+	if err := r.createAll(ctx, r.first()[1:], nil); err != nil {
 		return err
 	}
 	if err := r.wait(ctx); err != nil {
@@ -375,7 +387,8 @@ func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
 
 func unreachable(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "timeout") || strings.Contains(text, "timed out") || strings.Contains(text, "refused") || strings.Contains(text, "no route")
+	return strings.Contains(text, "timeout") || strings.Contains(text, "timed out") || strings.Contains(text, "refused") || strings.Contains(text, "no route") ||
+		strings.Contains(text, "nothing was received")
 }
 
 // paths makes the ways out of the pods that are there now.
