@@ -64,10 +64,7 @@ func (s *sockets) open(c SocketLB, log *slog.Logger) error {
 		return fmt.Errorf("--socket-lb on: %w", err)
 	}
 	log.Info("translation at the socket", "state", "off", "err", err)
-	if errors.Is(err, bpf.ErrUnavailable) {
-		return nil
-	}
-	return socket.Remove(c.Dir)
+	return socket.Remove(c.Dir) // likewise
 }
 
 func (s *sockets) close() {

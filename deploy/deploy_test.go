@@ -106,6 +106,34 @@ func TestChart_values(t *testing.T) {
 	}
 }
 
+// TestChart_fastPath: its rights, flags and mounts are there with the values that ask
+// for it, and only then; the BPF file system always, so that it can be taken away.
+func TestChart_fastPath(t *testing.T) {
+	for _, tc := range []struct {
+		fast, sockets bool
+		args          string
+		add           string
+		cgroup        bool
+	}{
+		{false, false, "", "NET_ADMIN", false},
+		{true, false, "--fast-path=auto --socket-lb=off", "NET_ADMIN BPF PERFMON", false},
+		{false, true, "--fast-path=off --socket-lb=auto", "NET_ADMIN BPF PERFMON", true},
+		{true, true, "--fast-path=auto --socket-lb=auto", "NET_ADMIN BPF PERFMON", true},
+	} {
+		text := ""
+		for _, o := range render(t, func(v map[string]any) { v["fastPath"], v["socketLB"] = tc.fast, tc.sockets }) {
+			if m := o.(map[string]any); m["kind"] == "DaemonSet" && strings.Contains(fmt.Sprint(m["metadata"]), "podlane-agent") {
+				text = fmt.Sprint(m)
+			}
+		}
+		if !strings.Contains(text, tc.args) || (tc.args == "") == strings.Contains(text, "--fast-path") ||
+			!strings.Contains(text, "map[add:["+tc.add+"] drop:[ALL]]") || !strings.Contains(text, "map[mountPath:/sys/fs/bpf name:bpf]") ||
+			strings.Contains(text, "/host/sys/fs/cgroup name:cgroup") != tc.cgroup || strings.Contains(text, "privileged:true") {
+			t.Errorf("fastPath %v, socketLB %v: %s", tc.fast, tc.sockets, text)
+		}
+	}
+}
+
 // leaves gives the paths of the values; a map in braces of one line is a value.
 func leaves(values map[string]any, prefix string) map[string]bool {
 	out := map[string]bool{}
@@ -138,7 +166,7 @@ func TestUninstall(t *testing.T) {
 			t.Errorf("%v: an uninstallation needs no rights in the API", kind)
 		}
 	}
-	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") {
+	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "/sys/fs/bpf") != 2 {
 		t.Error(text)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/internal/nettest"
 )
@@ -202,5 +203,39 @@ func TestPodChurn(t *testing.T) {
 	w.apply(t, n1)
 	if len(n1.fast.pods) != 2 || len(n1.fast.devices) != 3 {
 		t.Errorf("after the end of a pod: %v, %v", n1.fast.pods, n1.fast.devices)
+	}
+}
+
+// What an agent with more rights left is taken away with NET_ADMIN alone, and packets
+// take the normal path.
+func TestRemove_netAdminAlone(t *testing.T) {
+	for _, attach := range []Attach{TCX, Clsact} {
+		t.Run(string(attach), func(t *testing.T) {
+			w := newWorld(t, attach)
+			n1, to := w.nodes[0], w.nodes[1].pods[0]
+			serve(t, to.ns)
+			n1.fast.Close()
+			nettest.Do(t, n1.ns, func() {
+				header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+				var all [2]unix.CapUserData
+				must(t, unix.Capget(&header, &all[0]))
+				few := all
+				few[0].Effective, few[1].Effective = 1<<unix.CAP_NET_ADMIN, 0
+				must(t, unix.Capset(&header, &few[0]))
+				err := Remove(w.dir(n1))
+				must(t, unix.Capset(&header, &all[0]))
+				must(t, err)
+				for start := time.Now(); attachedTo(t, "eth0")+attachedTo(t, "plpod5") != 0; time.Sleep(10 * time.Millisecond) {
+					if time.Since(start) > 5*time.Second {
+						t.Fatal("programs are still attached")
+					}
+				}
+			})
+			before := n1.forwarded(t)
+			talk(t, "removed", n1.pods[0].ns, to.addr(false))
+			if n1.forwarded(t) == before {
+				t.Error("the normal path has seen nothing")
+			}
+		})
 	}
 }

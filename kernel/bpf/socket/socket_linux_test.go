@@ -274,6 +274,35 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// An agent that has its BPF rights no longer, and the uninstallation, which never
+// had any, take away what is pinned.
+func TestRemove_netAdminAlone(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.hits(web4, 10)
+	m.Close()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	must(t, unix.Capget(&header, &all[0]))
+	few := all // of the thread, which is the test's own
+	few[0].Effective, few[1].Effective = 1<<unix.CAP_NET_ADMIN, 0
+	must(t, unix.Capset(&header, &few[0]))
+	_, opened := Open(m.config)
+	err := Remove(m.config.Dir)
+	must(t, unix.Capset(&header, &all[0]))
+	if !errors.Is(opened, bpf.ErrUnavailable) {
+		t.Fatalf("it may load programs: %v: the test proves nothing", opened)
+	}
+	must(t, err)
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) { // the kernel detaches soon
+		if got := m.client.one(web4); got.Err == unix.ECONNREFUSED.Error() {
+			return
+		} else if time.Since(start) > 5*time.Second {
+			t.Fatalf("still translated: %+v", got)
+		}
+	}
+}
+
 // The pods' cgroup is another one after a start: the programs follow.
 func TestAttach_elsewhere(t *testing.T) {
 	m := newMachine(t)
