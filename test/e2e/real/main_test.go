@@ -65,6 +65,7 @@ func TestPodlane(t *testing.T) {
 		{"status", testStatus},
 		{"seen", testSeen},
 		{"workloads", testWorkloads},
+		{"fast path", testFastPath},
 		{"egress", testEgress},
 		{"network policies", testPolicies},
 		{"host port", testHostPort},
