@@ -106,6 +106,10 @@ var sabotages = []sabotage{
 	{"VXLAN's port is blocked between the nodes", "outside", "nft add table bridge fw && nft add chain bridge fw f '{ type filter hook forward priority 0; }' && nft add rule bridge fw f udp dport 8472 drop", "nft delete table bridge fw", "n1", "underlay n1 to n2", "PL-062"},
 	{"a policy rule goes before", "node/n1", "ip rule add to 10.244.2.0/24 lookup 100 && ip route add unreachable default table 100", "ip rule del to 10.244.2.0/24 lookup 100; ip route flush table 100", "n1", "route 10.244.2.0/24", "PL-015"},
 	{"the server's link is down", "node/n2", "ip link set SERVERLINK down", "", "n2", "", "PL-006"},
+	{"another VXLAN link has the port", "node/n1", "ip link add vx9 type vxlan id 9 dstport 8472 dev eth0", "ip link del vx9", "", "", "PL-013"},
+	{"another network's bridge has the pods' addresses", "node/n2", "ip link add cni0 type bridge && ip addr add 10.244.2.9/24 dev cni0 && ip link set cni0 up", "ip link del cni0", "", "", "PL-016"},
+	{"kube-proxy's table is left", "node/n1", "nft add table ip kube-proxy", "nft delete table ip kube-proxy", "", "", "PL-012"},
+	{"IPv6 forwarding is off", "node/n2", "sysctl -qw net.ipv6.conf.all.forwarding=0", "", "", "", "PL-008"},
 	{"DNS is stopped", "node/n2", "kill -STOP DNSPID", "kill -CONT DNSPID", "", "", "PL-046"},
 }
 
@@ -178,6 +182,11 @@ func TestSabotage_state(t *testing.T) {
 	w.apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: twin}\nspec: {nodeName: n9, containers: [{name: c, image: pause}]}\nstatus: {podIP: %s, podIPs: [{ip: %[1]s}]}\n", server))
 	if ids := w.ids(); !slices.Contains(ids, "PL-041") {
 		t.Errorf("two pods with one address: doctor finds %v", ids)
+	}
+	w.apply("apiVersion: v1\nkind: Service\nmetadata: {name: aaa}\nspec: {clusterIP: 10.96.1.2, externalIPs: [192.0.2.9], ports: [{port: 80}]}\n---\n" +
+		"apiVersion: v1\nkind: Service\nmetadata: {name: bbb}\nspec: {clusterIP: 10.96.1.3, externalIPs: [192.0.2.9], ports: [{port: 80}]}\n")
+	if ids := w.ids(); !slices.Contains(ids, "PL-043") {
+		t.Errorf("two Services with one address: doctor finds %v", ids)
 	}
 	w.apply("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.96.1.1\n  selector: {app: nobody}\n  ports: [{name: http, port: 80}, {name: echo, port: 5000, protocol: UDP}]\n")
 	if ids := w.ids(); !slices.Contains(ids, "PL-025") {

@@ -176,16 +176,54 @@ clusters: [{name: c, cluster: {server: "%s", insecure-skip-tls-verify: true}}], 
 	}
 }
 
-// testDoctor: a healthy cluster is well; what breaks the ways between nodes, in one
-// direction, is found for that pair.
+// testDoctor: a healthy cluster is well; where packets between nodes are lost, all
+// or the long ones alone, each pair is named, both ways; what the agents find
+// themselves is in their metrics and in Events on the Node.
 func testDoctor(t *testing.T) {
 	admin := cluster.Kubeconfig()
 	eventually(t, "all is well", func() error {
-		status, out, errs := podlane(t, admin, "doctor", "-v")
-		if status != 0 {
+		status, out, errs := podlane(t, admin, "doctor")
+		if status != 0 || !strings.Contains(out, "all is well") {
 			return fmt.Errorf("exit status %d: %s%s", status, out, errs)
 		}
-		t.Log(out)
 		return nil
+	})
+	first, other := cluster.Nodes[0], cluster.Nodes[1]
+	for _, c := range []struct{ name, rule, id string }{
+		{"packets between nodes are lost", "udp dport 8473 drop", "PL-060"},
+		{"long packets between nodes are lost", "udp dport 8473 meta length gt 1000 drop", "PL-061"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			obstacle(t, other, "nft add table inet fw; nft add chain inet fw f '{ type filter hook input priority 10; }'; nft add rule inet fw f "+c.rule, "nft delete table inet fw")
+			out := must(t, admin, 1, []string{c.id}, "doctor", "-o", "json")
+			var found []struct{ ID, Node, Evidence string }
+			if err := json.Unmarshal([]byte(out), &found); err != nil {
+				t.Fatal(err)
+			}
+			pairs := map[string]bool{}
+			for _, f := range found {
+				if f.ID == c.id && strings.Contains(f.Evidence, "from n1 to "+other.IP4+" of n2") || strings.Contains(f.Evidence, "from n2 to "+first.IP4+" of n1") {
+					pairs[f.Node] = true
+				}
+			}
+			if !pairs[first.Name] || !pairs[other.Name] {
+				t.Errorf("both nodes' ways are lost: %+v", found)
+			}
+		})
+	}
+	t.Run("the agents' own looks", func(t *testing.T) {
+		obstacle(t, other, "ip link add flannel.9 type veth peer name fl9; ip route add 10.244.0.128/30 dev eth0", "ip route del 10.244.0.128/30 dev eth0; ip link del flannel.9")
+		kubectl(t, "-n", "podlane", "rollout", "restart", "daemonset/podlane-agent") // they look soon after the start
+		kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=90s")
+		eventually(t, "Events on the Node", func() error {
+			out, err := try("get", "events", "--field-selector", "involvedObject.kind=Node,involvedObject.name="+other.Name, "-o", "jsonpath={range .items[*]}{.reason} {.message}{\"\\n\"}{end}")
+			if !strings.Contains(out, "PL-012 ") || !strings.Contains(out, "PL-014 ") || !strings.Contains(out, "10.244.0.128/30") {
+				return fmt.Errorf("%s %w", out, err)
+			}
+			return nil
+		})
+		if out, err := other.Run(t.Context(), "curl", "-sS", "--noproxy", "*", "http://127.0.0.1:10249/metrics"); !strings.Contains(out, `podlane_doctor_findings{id="PL-014",severity="fail"} 1`) {
+			t.Errorf("the metric is missing: %v", err)
+		}
 	})
 }
