@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/podlane/podlane/cluster"
 )
@@ -34,9 +35,9 @@ func (u *User) Exec(ctx context.Context, at Place, argv []string, stdin io.Reade
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	// An API server of before 1.31 speaks SPDY only, and what refuses a request says
-	// why in SPDY alone.
-	e, err := remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool { return err != nil && ctx.Err() == nil })
+	// An API server of before 1.31 speaks SPDY only, and one that refuses says why in
+	// SPDY alone. A command that failed is not run again.
+	e, err := remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool { return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
