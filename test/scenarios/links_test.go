@@ -56,11 +56,11 @@ func (s *scene) mtu() {
 	before := device()
 	defer set("1500")
 	bulk := s.targets("bulk", "pod far", "Service far")
-	s.between(func() time.Time { set("1400"); return time.Now() }, limit, bulk, nil, nil)
+	s.between(func() time.Time { set("1400"); return time.Now() }, s.limit(), bulk, nil, nil)
 	if before != "" && device() != "1350" {
 		s.Errorf("the overlay's device has MTU %s, want 1350", device())
 	}
-	s.between(func() time.Time { set("1500"); return time.Now() }, limit, bulk, nil, nil)
+	s.between(func() time.Time { set("1500"); return time.Now() }, s.limit(), bulk, nil, nil)
 	if device() != before {
 		s.Errorf("the overlay's device has MTU %s, want %s", device(), before)
 	}

@@ -70,9 +70,10 @@ func (s *scene) joinAndLeave() {
 		return time.Time{}
 	})
 	s.Logf("n1 had the routes of 200 nodes, of fewer, of all, of none after %v", took)
+	most := s.limit()
 	for _, d := range took {
-		if d > limit {
-			s.Errorf("n1 followed after %s, at most %s is allowed", d, limit)
+		if d > most {
+			s.Errorf("n1 followed after %s, at most %s is allowed", d, most)
 		}
 	}
 	if after := s.kernel("n1"); after != before {
@@ -146,7 +147,7 @@ func (s *scene) deletedUnseen() {
 		}
 		began := time.Now()
 		s.agents(lab.AgentStart, "n1")
-		s.eventually(limit, func() error {
+		s.eventually(s.limit(), func() error {
 			for _, of := range []string{"10.244.3.0", "fd00:10:244:3:", "192.168.200.3 ", "fd00:192:168:200::3 "} {
 				if out := s.kernel("n1"); strings.Contains(out, of) {
 					return fmt.Errorf("%s is still there:\n%s", of, out)

@@ -31,7 +31,7 @@ func TestStaleUDP(t *testing.T) {
 	then := func(name, answers string, change event) {
 		t.Run(name, func(t *testing.T) {
 			s := s.of(t)
-			s.between(change, limit, address, s.targets("udp", "pod far"), nil)
+			s.between(change, s.limit(), address, s.targets("udp", "pod far"), nil)
 			w := s.watch("client", address)
 			time.Sleep(200 * time.Millisecond)
 			for target, r := range w.stop() {
