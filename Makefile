@@ -81,5 +81,12 @@ oracle: check-go ## the service proxy against kube-proxy's, packet by packet, an
 	[ $$(id -u) != 0 ] || { cd test/oracle && $(GO) test -count=1 -timeout 30m -v -run 'Histories|Replay' . -histories 40 -seed $(SEED) -socket-lb | grep -v '^=== '; exit $${PIPESTATUS[0]}; }
 	cd test/oracle && $(GO) test -count=1 -timeout 30m -v -tags oraclefault -run Faults . -histories 100 -seed $(SEED) | grep -v '^=== ' && exit $${PIPESTATUS[0]}
 
+.PHONY: bench-cni bench-scale
+bench-cni: check-go ## what a pod's start costs: the shim's CPU time, ADD alone and fifty at once (go test -run '^$$' -bench ADD ./cni)
+	$(GO) test -run '^$$' -bench ADD -benchtime 20x ./cni
+
+bench-scale: check-go ## an agent and a DNS server at 1,000 nodes and 5,000 Services over a real kube-apiserver: memory, CPU, requests; root, 5 min (cd test/e2e && go test ./scale -scale)
+	cd test/e2e && $(GO) test -count=1 -v -timeout 30m ./scale -scale
+
 docs: build ## docs/packet-path*.md anew, with the output of its commands (go run ./internal/regen)
 	$(GO) run ./internal/regen docs/packet-path.md docs/packet-path.zh-CN.md

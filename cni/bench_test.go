@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -64,4 +66,54 @@ func (n *node) exec(tb testing.TB, command string, p pod) time.Duration {
 		tb.Fatal(fmt.Errorf("%s: %w: %s", command, err, out))
 	}
 	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
+
+// BenchmarkADD50 is fifty ADDs at once through the real shim, as a node that starts
+// has them: the longest of each fifty, the 99th percentile of all, and the time in
+// the agent's loop for each fifty.
+func BenchmarkADD50(b *testing.B) {
+	n := newNode(b, bothFamilies)
+	var inLoop time.Duration
+	n.start(func(l *loop) {
+		var began time.Time
+		l.received = func() { began = time.Now() }
+		l.handled = func() { inLoop += time.Since(began) }
+	})
+	if !n.withShim() {
+		b.Skip("the real shim cannot be built here")
+	}
+	pods := make([]pod, 50)
+	for i := range pods {
+		pods[i] = newPod(b, fmt.Sprintf("pod-%d", i))
+	}
+	var took []time.Duration
+	var agent time.Duration
+	for b.Loop() {
+		inLoop = 0
+		took = append(took, n.together(b, "ADD", pods)...)
+		agent += inLoop
+		b.StopTimer()
+		n.together(b, "DEL", pods)
+		b.StartTimer()
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1e3, "p99-ms")
+	b.ReportMetric(float64(agent.Microseconds())/1e3/float64(b.N), "agent-ms/op")
+}
+
+// together runs one command for all pods at the same time, and gives how long each
+// took.
+func (n *node) together(b *testing.B, command string, pods []pod) []time.Duration {
+	took := make([]time.Duration, len(pods))
+	var wg sync.WaitGroup
+	for i, p := range pods {
+		wg.Go(func() {
+			start := time.Now()
+			n.exec(b, command, p)
+			took[i] = time.Since(start)
+		})
+	}
+	wg.Wait()
+	return took
 }
