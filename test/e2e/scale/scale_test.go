@@ -78,7 +78,7 @@ func TestScale(t *testing.T) {
 
 // network gives the node its link to the others, of whom nobody answers.
 func network(t *testing.T) {
-	for _, line := range []string{"ip link set lo up", "ip link add eth0 type veth peer name far", "ip link set far up", "ip link set eth0 up", "ip addr add 10.100.0.1/16 dev eth0"} {
+	for _, line := range []string{"ip link set lo up", "ip link add eth0 type veth peer name far", "ip link set far up", "ip link set eth0 up", "ip addr add 10.100.0.1/16 dev eth0", "ip route add default via 10.100.255.254"} {
 		words := strings.Fields(line)
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", line, err, out)
