@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -96,7 +98,7 @@ func TestChart_values(t *testing.T) {
 		changed := render(t, func(v map[string]any) { set(v, strings.Split(path, "."), "other") })
 		if path == "dns.enabled" {
 			changed = render(t, func(v map[string]any) { set(v, strings.Split(path, "."), false) })
-			if len(changed) != len(whole)-5 {
+			if len(changed) != len(whole)-11 {
 				t.Errorf("without DNS there are %d objects of %d", len(changed), len(whole))
 			}
 		}
@@ -155,6 +157,30 @@ func set(values map[string]any, path []string, to any) {
 		return
 	}
 	values[path[0]] = to
+}
+
+// TestDNS: the manifest has no address, the server's rights are to read, and those
+// to make a Service are another account's.
+func TestDNS(t *testing.T) {
+	text := string(read(t, "podlane.yaml"))
+	for _, o := range objects(t, text) {
+		m := o.(map[string]any)
+		meta := m["metadata"].(map[string]any)
+		if m["kind"] == "Service" {
+			t.Errorf("the Service %v: its address is the cluster's to say", meta["name"])
+		}
+		rules, _ := m["rules"].([]any)
+		for _, r := range rules {
+			rule := fmt.Sprint(r)
+			if writes := strings.Contains(rule, "create") || strings.Contains(rule, "update") || strings.Contains(rule, "patch"); writes &&
+				meta["name"] != "podlane-dns-service" && meta["name"] != "podlane-agent" {
+				t.Errorf("%v may write: %s", meta["name"], rule)
+			}
+		}
+	}
+	if a := regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+\b`).FindAllString(text, -1); slices.ContainsFunc(a, func(s string) bool { return s != "127.0.0.1" }) {
+		t.Errorf("addresses in the manifest: %v", a)
+	}
 }
 
 // TestUninstall: the uninstall manifest has the agent's rights and no more.

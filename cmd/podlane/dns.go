@@ -42,6 +42,9 @@ type dnsFlags struct {
 	hostsText               string // entries of a Corefile
 }
 
+// defaultDomain is the zone of nearly all clusters.
+const defaultDomain = "cluster.local"
+
 func newDNS() *cobra.Command {
 	var f dnsFlags
 	cmd := &cobra.Command{
@@ -63,6 +66,9 @@ With --health and --node, "podlane dns queries" shows what a pod of the node ask
 			if err := f.takeCorefile(cmd); err != nil {
 				return err
 			}
+			if f.domain == "" {
+				f.domain = defaultDomain
+			}
 			return runDNS(cmd, f)
 		},
 	}
@@ -71,7 +77,7 @@ With --health and --node, "podlane dns queries" shows what a pod of the node ask
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the API server; without it and --manifests: in-cluster")
 	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
 	fl.StringSliceVar(&f.listen, "listen", []string{":53"}, "addresses to answer at, UDP and TCP; without a host: all, IPv4 and IPv6")
-	fl.StringVar(&f.domain, "cluster-domain", "cluster.local", "the cluster's zone")
+	fl.StringVar(&f.domain, "cluster-domain", "", "the cluster's zone (default that of --corefile, else cluster.local)")
 	fl.StringVar(&f.service, "service", "kube-system/kube-dns", "the Service of the cluster's DNS: its cluster IPs are those of ns.dns.<zone>")
 	fl.StringVar(&f.pods, "pods", string(dns.PodsInsecure), "pod records (10-0-0-1.namespace.pod.<zone>): disabled, insecure, verified")
 	fl.StringVar(&f.endpointNames, "endpoint-names", "headless", "Services whose endpoints have names and PTR records: headless (the specification), all (as in CoreDNS; needs all endpoint slices)")
@@ -82,7 +88,7 @@ With --health and --node, "podlane dns queries" shows what a pod of the node ask
 	fl.StringArrayVar(&f.stubs, "stub", nil, "a zone with resolvers of its own, ZONE=ADDR[,ADDR...]; may be given several times")
 	fl.StringVar(&f.hosts, "hosts", "", "file of names with addresses (hosts(5)) to answer without asking resolvers")
 	fl.DurationVar(&f.serveStale, "serve-stale", time.Hour, "how long answers may be given past their end while no resolver answers; 0: not at all")
-	fl.StringVar(&f.corefile, "corefile", "", "CoreDNS's configuration to take settings from; lines that cannot be taken over are logged")
+	fl.StringVar(&f.corefile, "corefile", "", "CoreDNS's configuration to take settings from, or a folder that may have a file Corefile; lines that cannot be taken over are logged")
 	fl.StringVar(&f.node, "node", "", "this node's name: its pods are followed, named in the query log and counted by namespace")
 	fl.IntVar(&f.cacheMiB, "cache", 16, "memory for answers from resolvers in MiB")
 	fl.StringVar(&f.health, "health", "", "address of /healthz and /readyz over HTTP (default none)")
@@ -150,8 +156,8 @@ func (f dnsFlags) zone() (dns.Config, error) {
 	if domain == dns.Root || len(domain) > 128 {
 		return dns.Config{}, fmt.Errorf("--cluster-domain %q: want a name of 1 to 128 bytes", f.domain)
 	}
-	ns, name, ok := strings.Cut(f.service, "/")
-	if !ok || ns == "" || name == "" {
+	service, err := parseService(f.service)
+	if err != nil || f.service == "" {
 		return dns.Config{}, fmt.Errorf("--service %q: want NAMESPACE/NAME", f.service)
 	}
 	mode := dns.PodMode(f.pods)
@@ -163,7 +169,7 @@ func (f dnsFlags) zone() (dns.Config, error) {
 	}
 	return dns.Config{
 		Domain: domain, TTL: f.ttl, Pods: mode, Serial: uint32(time.Now().Unix()), AllEndpoints: f.endpointNames == "all",
-		Service: cluster.Key{Namespace: ns, Name: name},
+		Service: service,
 	}, nil
 }
 

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -92,16 +95,33 @@ func corefileFlags(s *corefile.Settings) []flagValue {
 	return out
 }
 
+// corefilePath gives the file that --corefile is: of a folder the one called
+// Corefile, "" where that is not there.
+func corefilePath(path string) (string, error) {
+	info, err := os.Stat(path)
+	if path == "" || path == "-" || err != nil || !info.IsDir() {
+		return path, nil // that it is not there is said by who reads it
+	}
+	path = filepath.Join(path, "Corefile")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", fmt.Errorf("corefile: %w", err)
+	}
+	return path, nil
+}
+
 // takeCorefile sets the flags that were not given to what --corefile comes to.
 func (f *dnsFlags) takeCorefile(cmd *cobra.Command) error {
-	if f.corefile == "" {
-		return nil
+	path, err := corefilePath(f.corefile)
+	if err != nil || path == "" {
+		return err
 	}
 	log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
 	if err != nil {
 		return err
 	}
-	s, err := readCorefile(cmd.InOrStdin(), f.corefile)
+	s, err := readCorefile(cmd.InOrStdin(), path)
 	if err != nil {
 		return err
 	}
@@ -110,7 +130,7 @@ func (f *dnsFlags) takeCorefile(cmd *cobra.Command) error {
 	}
 	f.hostsText = s.Hosts
 	given := map[string]bool{}
-	cmd.Flags().Visit(func(fl *pflag.Flag) { given[fl.Name] = true })
+	cmd.Flags().Visit(func(fl *pflag.Flag) { given[fl.Name] = fl.Value.String() != "" })
 	for _, v := range corefileFlags(s) {
 		if given[v.name] || given["upstream"] && v.name == "resolv-conf" {
 			continue

@@ -27,10 +27,10 @@ type takeoverFlags struct {
 func newTakeover() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "takeover",
-		Short: "Take over a node's Services from another service proxy",
+		Short: "Take over from what a cluster has: kube-proxy, or its DNS server",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newTakeoverKubeProxy())
+	cmd.AddCommand(newTakeoverDNS(), newTakeoverKubeProxy())
 	return cmd
 }
 

@@ -29,8 +29,8 @@ type API struct {
 }
 
 // StartAPI starts etcd and kube-apiserver of Programs, on free ports, with their
-// files in dir.
-func StartAPI(ctx context.Context, p Programs, dir string) (*API, error) {
+// files in dir. More arguments of kube-apiserver count more than these.
+func StartAPI(ctx context.Context, p Programs, dir string, more ...string) (*API, error) {
 	etcd, peers, addr := FreeAddr(), FreeAddr(), FreeAddr()
 	a := &API{Kubeconfig: filepath.Join(dir, "kubeconfig"), url: "https://" + addr, client: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxIdleConnsPerHost: 64}}}
@@ -45,10 +45,11 @@ func StartAPI(ctx context.Context, p Programs, dir string) (*API, error) {
 	}
 	a.processes = append(a.processes, e)
 	host, port, _ := splitAddr(addr)
-	s, err := Start(p.APIServer, dir, "--etcd-servers", "http://"+etcd, "--bind-address", host, "--secure-port", port,
+	args := []string{"--etcd-servers", "http://" + etcd, "--bind-address", host, "--secure-port", port,
 		"--cert-dir", "certs", "--service-account-key-file", "sa.pem", "--service-account-signing-key-file", "sa.pem",
 		"--service-account-issuer", "https://podlane.test", "--token-auth-file", "tokens", "--authorization-mode", "RBAC",
-		"--disable-admission-plugins", "ServiceAccount", "--service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112", "--shutdown-delay-duration", "0s")
+		"--disable-admission-plugins", "ServiceAccount", "--service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112", "--shutdown-delay-duration", "0s"}
+	s, err := Start(p.APIServer, dir, append(args, more...)...)
 	if err != nil {
 		a.Stop()
 		return nil, err
@@ -111,13 +112,27 @@ func (a *API) await(ctx context.Context, s *Process) error {
 
 // Do sends a request with an object as its body.
 func (a *API) Do(ctx context.Context, method, path string, object any) error {
+	_, err := a.send(ctx, method, path, object)
+	return err
+}
+
+// Ask is Do that gives the object that is answered.
+func (a *API) Ask(ctx context.Context, method, path string, object any) (out map[string]any, err error) {
+	text, err := a.send(ctx, method, path, object)
+	if err != nil {
+		return nil, err
+	}
+	return out, json.Unmarshal(text, &out)
+}
+
+func (a *API) send(ctx context.Context, method, path string, object any) ([]byte, error) {
 	body, err := json.Marshal(object)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, a.url+path, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+admin)
 	req.Header.Set("Content-Type", "application/json")
@@ -126,14 +141,14 @@ func (a *API) Do(ctx context.Context, method, path string, object any) error {
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode >= 300 {
 		err = fmt.Errorf("%s %s: %s: %.500s", method, path, resp.Status, text)
 	}
-	return err
+	return text, err
 }
 
 // Create makes objects, many at a time; namespaces come first.
