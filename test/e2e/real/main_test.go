@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		return control.Build(ctx, os.Stderr, control.All()...)
 	})
 	fail(err)
+	fail(machines.PrepareDNS(ctx))
 	inside, status := machines.Enter()
 	if !inside {
 		os.Exit(status)
@@ -77,7 +78,10 @@ func TestPodlane(t *testing.T) {
 		{"vxlan", testVXLAN},
 		{"explain", testExplain},
 		{"doctor", testDoctor},
+		{"DNS server gone", testDNSGone},
 		{"server away", testServerAway},
+		{"CoreDNS taken over", testCoreDNS},
+		{"DNS Service made anew", testDNSAnew},
 		{"uninstalls", testUninstalls},
 	}
 	for _, s := range steps {

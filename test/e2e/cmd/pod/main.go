@@ -27,6 +27,8 @@ pod udp ADDR              sends a datagram and prints the answer
 pod pulse ADDR SECONDS    a datagram every 10 ms from one socket; prints "sent answered longest-gap-in-ms"
 pod stop                  ends the pulses of this pod before their time
 pod lookup NAME...        prints the addresses of each
+pod ask ADDR NAME SECONDS a DNS question every 20 ms, each from a new socket, with one more try after a second; prints "asked
+                      answered-at-once never-answered longest-gap-in-ms", of those answered at once
 pod write TEXT            prints it to stdout`
 
 func main() {
@@ -61,6 +63,8 @@ func run(ctx context.Context, verb string, args []string) error {
 		return stopPulses()
 	case "load":
 		return load(ctx, args)
+	case "ask":
+		return ask(ctx, args)
 	case "write":
 		fmt.Println(strings.Join(args, " "))
 		return nil

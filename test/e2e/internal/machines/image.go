@@ -2,6 +2,7 @@ package machines
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,6 +47,37 @@ func BuildImages(ctx context.Context, dir string) error {
 	}
 	return goRun(ctx, "../..", "run", "github.com/podlane/podlane/internal/ociimage/cmd/image", "-arch", runtime.GOARCH,
 		"-name", PodlaneImage, "-version", "e2e", "-o", filepath.Join(dir, "podlane.tar"))
+}
+
+// CoreDNSImage is that of the DNS server that Podlane's takes over from.
+const CoreDNSImage = "podlane.test/coredns:e2e"
+
+// PrepareDNS adds what that takes to what Prepare made: an image of the CoreDNS that
+// test/dns compares with, and the program podlane. In the namespaces it does
+// nothing.
+func PrepareDNS(ctx context.Context) error {
+	if os.Getenv(role) != "" {
+		return nil
+	}
+	dir := os.Getenv(workFolder)
+	program := filepath.Join(dir, "coredns")
+	err := errors.Join(goRun(ctx, "../..", "build", "-trimpath", "-o", filepath.Join(dir, "podlane"), "./cmd/podlane"),
+		goRun(ctx, "../dns", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/coredns/coredns"))
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(dir, "coredns.tar"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return ociimage.Write(f, ociimage.Image{Name: CoreDNSImage, Platforms: []ociimage.Platform{{
+		Arch: runtime.GOARCH, Entrypoint: []string{"/coredns"}, Files: []ociimage.File{{Path: "/coredns", Mode: 0o755, Data: data}},
+	}}})
 }
 
 // moduleDir is the folder of the module of these tests.

@@ -25,6 +25,7 @@ func (c *Cluster) Install(ctx context.Context) error {
 		{"wait", "--for=condition=Ready", "nodes", "--all", "--timeout=3m"},
 		{"-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=3m"},
 		{"-n", "kube-system", "rollout", "status", "daemonset/podlane-dns", "--timeout=3m"},
+		{"-n", "kube-system", "wait", "--for=create", "service/kube-dns", "--timeout=3m"},
 	} {
 		if _, err := c.Kubectl(ctx, what...); err != nil {
 			return fmt.Errorf("install: %w\n%s", err, c.Describe(ctx))

@@ -84,10 +84,8 @@ func packages(ctx context.Context, w io.Writer) error {
 // Prepared gives Options for what Prepare made.
 func Prepared(nodes int, log io.Writer) Options {
 	dir := os.Getenv(workFolder)
-	return Options{
-		Bin: os.Getenv(binFolder), Dir: dir, Nodes: nodes, Log: log,
-		Images: []string{filepath.Join(dir, "pod.tar"), filepath.Join(dir, "podlane.tar")},
-	}
+	images, _ := filepath.Glob(filepath.Join(dir, "*.tar")) // the pattern is well formed
+	return Options{Bin: os.Getenv(binFolder), Dir: dir, Nodes: nodes, Log: log, Images: images}
 }
 
 // removePrepared removes what Prepare made, once nobody uses it.
