@@ -29,6 +29,7 @@ import (
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
+	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
 )
@@ -221,10 +222,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case r := <-a.probing.prober.Results():
 			a.probing.judge(r, time.Now())
 		case e := <-a.services.notices:
-			a.services.changed(e)
-			a.leaving.changed(e)
-			a.guarding.changed(e)
-			a.hostPorts.changed(e)
+			a.changed(e)
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
@@ -250,7 +248,19 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		} else if err != nil {
 			retry.Reset(a.pause())
 		}
+		if a.services.applier.Missed() {
+			a.changed(nft.Event{Lost: true})
+			retry.Reset(time.Millisecond)
+		}
 	}
+}
+
+// changed tells whoever has an nftables table that others may have changed it.
+func (a *Agent) changed(e nft.Event) {
+	a.services.changed(e)
+	a.leaving.changed(e)
+	a.guarding.changed(e)
+	a.hostPorts.changed(e)
 }
 
 // apply brings the newest state to the kernel. It is cheap when nothing changed.

@@ -30,6 +30,7 @@ func (s *services) open(log *slog.Logger) (err error) {
 		return err
 	}
 	s.applier = apply.New(s.conn, nft.IPv4, nft.IPv6)
+	s.applier.Listens(s.monitor)
 	return nil
 }
 
@@ -50,7 +51,11 @@ func (s *services) watch(ctx context.Context) error {
 }
 
 func (s *services) changed(e nft.Event) {
-	if s.applier.Changed(e) {
+	switch {
+	case !s.applier.Changed(e):
+	case e.Lost:
+		s.log.Info("others may have changed our tables unseen; they are read again")
+	default:
 		s.log.Warn("someone else changed our table; it is built anew", "table", e.Table.String(), "gone", e.Gone)
 	}
 }

@@ -47,7 +47,8 @@ func passing(err error) bool {
 }
 
 func (c *Conn) commit(tx *Tx) error {
-	b := tx.encode(c.seq)
+	b := tx.encode(c.seq, c.out)
+	c.out = b.buf
 	c.seq += uint32(len(b.of)) + 2
 	if len(b.buf) > c.max {
 		return fmt.Errorf("nft: %d bytes, %d operations: %w", len(b.buf), len(tx.ops), ErrTooBig)
@@ -58,7 +59,11 @@ func (c *Conn) commit(tx *Tx) error {
 		}
 		return fmt.Errorf("nft: send %d bytes: %w", len(b.buf), err)
 	}
-	return c.outcome(tx, b)
+	if err := c.outcome(tx, b); err != nil {
+		return err
+	}
+	c.done++
+	return nil
 }
 
 // outcome reads answers up to that of the last message, or to one that is about

@@ -27,6 +27,8 @@ type Conn struct {
 	max  int // bytes of one transaction
 	seq  uint32
 	buf  []byte
+	out  []byte // of the last transaction, to be used again
+	done uint32 // transactions committed
 }
 
 // Dial connects to the network namespace of a file descriptor, or with 0 to that

@@ -1,6 +1,9 @@
 package nft
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Flags of netlink messages (linux/netlink.h).
 const (
@@ -54,10 +57,11 @@ func (b *batch) message(o, from int, typ, flags uint16, f Family, fill func(a at
 	b.close(b.last)
 }
 
-// encode makes the bytes of a transaction whose first sequence number is seq.
-// Only the last message asks for an acknowledgement; errors come for all.
-func (tx *Tx) encode(seq uint32) *batch {
-	b := &batch{seq: seq, buf: make([]byte, 0, tx.size+2*headLen)}
+// encode makes the bytes of a transaction whose first sequence number is seq, in
+// the memory of buf. Only the last message asks for an acknowledgement; errors come
+// for all.
+func (tx *Tx) encode(seq uint32, buf []byte) *batch {
+	b := &batch{seq: seq, buf: slices.Grow(buf[:0], tx.size+2*headLen)}
 	b.frame(batchBegin)
 	for i := range tx.ops {
 		b.op(i, &tx.ops[i])

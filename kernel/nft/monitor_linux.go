@@ -62,6 +62,29 @@ func dropPort(own uint32) []bpf.Instruction {
 // Close ends Run.
 func (m *Monitor) Close() error { return m.c.Close() }
 
+// Away has f run while the monitor does not listen. Where somebody does, the kernel
+// writes a notice of each element, sent or not, which takes as long as the element
+// itself. missed says that others than conn may have changed something meanwhile,
+// as the Event Lost does: each transaction that changes something raises the
+// generation by one, so those that f commits must each change something.
+func (m *Monitor) Away(conn *Conn, f func() error) (missed bool, err error) {
+	before, err := conn.Generation()
+	if err != nil {
+		return false, err
+	}
+	if err := m.c.nl.LeaveGroup(group); err != nil {
+		return false, fmt.Errorf("nft monitor: %w", err)
+	}
+	done := conn.done
+	err = f()
+	if again := m.c.nl.JoinGroup(group); again != nil {
+		_ = m.c.nl.SetReadDeadline(time.Unix(1, 0)) // ends Run: who no longer hears must not go on
+		return true, errors.Join(err, fmt.Errorf("nft monitor: %w", again))
+	}
+	after, genErr := conn.Generation()
+	return genErr != nil || after-before != conn.done-done, errors.Join(err, genErr)
+}
+
 // Run gives the events to f until the context ends or the socket fails. Many
 // changes of one table in a row may come as one event.
 func (m *Monitor) Run(ctx context.Context, f func(Event)) error {

@@ -75,7 +75,7 @@ func TestCommit_manyElements(t *testing.T) {
 			t.Logf("stopped before %d elements: %d bytes, and the buffer without root takes %d", n, tx.Size(), c.MaxSize())
 			break
 		}
-		if b := tx.encode(1); len(b.buf) > tx.Size() {
+		if b := tx.encode(1, nil); len(b.buf) > tx.Size() {
 			t.Errorf("%d elements: Size %d, but %d bytes", n, tx.Size(), len(b.buf))
 		}
 		commit(t, c, tx)
@@ -290,6 +290,51 @@ func TestMonitor(t *testing.T) {
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run gave %v", err)
+	}
+}
+
+// TestMonitor_away checks that a change by others while the monitor does not listen
+// is told by the generation, and that it listens again afterwards.
+func TestMonitor_away(t *testing.T) {
+	c := dial(t)
+	m, err := NewMonitor(0, c.PortID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	events := make(chan Event, 100)
+	go func() { _ = m.Run(t.Context(), func(e Event) { events <- e }) }()
+	addTestTable(t, c)
+	n := 0
+	own := func() error {
+		n++
+		tx := &Tx{}
+		tx.AddTable(Table{IPv4, fmt.Sprint(Prefix, "away-", n)})
+		return c.Commit(tx)
+	}
+	if missed, err := m.Away(c, own); missed || err != nil {
+		t.Errorf("own changes alone: missed %v, %v", missed, err)
+	}
+	if missed, err := m.Away(c, func() error { nettest.Run(t, "nft", "add table ip podlane-x"); return own() }); !missed || err != nil {
+		t.Errorf("others' changes too: missed %v, %v", missed, err)
+	}
+	failed := errors.New("failed")
+	if missed, err := m.Away(c, func() error { return failed }); missed || !errors.Is(err, failed) {
+		t.Errorf("missed %v, %v; want the error", missed, err)
+	}
+	select {
+	case e := <-events:
+		t.Errorf("an event of a time away: %+v", e)
+	default:
+	}
+	nettest.Run(t, "nft", "delete table ip podlane-x")
+	select {
+	case e := <-events:
+		if e.Table.Name != "podlane-x" || !e.Gone {
+			t.Errorf("got %+v, want the end of podlane-x", e)
+		}
+	case <-time.After(time.Second):
+		t.Error("no event after a time away")
 	}
 }
 

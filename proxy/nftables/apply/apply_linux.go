@@ -42,6 +42,8 @@ import (
 // use by several goroutines.
 type Applier struct {
 	families []*family
+	monitor  *nft.Monitor
+	missed   bool
 }
 
 // New makes an Applier for the families (both, mostly) over a connection, which
@@ -53,9 +55,21 @@ func New(conn *nft.Conn, families ...nft.Family) *Applier {
 		return conn.Commit(tx)
 	}
 	for _, f := range families {
-		a.families = append(a.families, &family{conn: conn, commit: commit, family: f})
+		a.families = append(a.families, &family{conn: conn, commit: commit, family: f, away: a.away})
 	}
 	return a
+}
+
+// Listens tells of the monitor that brings Changed its events: it does not listen
+// while a whole table is built.
+func (a *Applier) Listens(m *nft.Monitor) { a.monitor = m }
+
+// Missed says, once, that the last Apply may have kept the monitor from an event:
+// Changed and whoever else heeds it should be told of one that is Lost.
+func (a *Applier) Missed() bool {
+	missed := a.missed
+	a.missed = false
+	return missed
 }
 
 // Apply makes the kernel have what the Table and the node's pods ask for. The
@@ -180,6 +194,7 @@ type family struct {
 	family  nft.Family
 	applied *nftables.Applied // nil: not known
 	rebuild bool              // what is there is not to be adopted
+	away    func(func() error) error
 }
 
 func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
@@ -281,7 +296,24 @@ func (f *family) load(ours, forced []nft.Table, t *proxy.Table, pods []netip.Add
 		r = nftables.NewRuleset(f.family, nftables.Names[1])
 	}
 	replaced := slices.DeleteFunc(slices.Clone(ours), func(o nft.Table) bool { return o == r.Table })
-	return nftables.Load(r, t, pods, replaced, f.commit)
+	var a *nftables.Applied
+	err := f.away(func() error {
+		return pipelined(f.commit, func(emit nftables.Emit) (err error) {
+			a, err = nftables.Load(r, t, pods, replaced, emit)
+			return err
+		})
+	})
+	return a, err
+}
+
+// away runs f, without the monitor where there is one.
+func (a *Applier) away(f func() error) error {
+	if a.monitor == nil {
+		return f()
+	}
+	missed, err := a.monitor.Away(a.families[0].conn, f)
+	a.missed = a.missed || missed
+	return err
 }
 
 // tables lists the service tables of the family, of whatever layout:
