@@ -14,6 +14,7 @@ import (
 	"github.com/podlane/podlane/internal/newest"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables/apply"
 	"github.com/podlane/podlane/proxy/stale"
 )
 
@@ -27,6 +28,8 @@ type flows struct {
 	metrics *ports.Metrics
 	applied newest.Chan[*proxy.Table]   // what the kernel has: rules first, then flows
 	coming  atomic.Pointer[proxy.Table] // what it may have any moment
+
+	found atomic.Pointer[[]apply.Count] // what a former agent left, until it was looked at
 
 	index *stale.Index // of the goroutine of run
 	again bool         // a Table was seen before the kernel had it
@@ -53,7 +56,7 @@ func (f *flows) run(ctx context.Context) error {
 		case t = <-f.applied:
 		case <-late.C:
 		}
-		if t == nil || !f.index.Update(t) && !f.again {
+		if t == nil || !f.update(t) && !f.again {
 			continue
 		}
 		f.again = false
@@ -63,6 +66,34 @@ func (f *flows) run(ctx context.Context) error {
 			f.log.Warn("stale flows; they are looked for again", "err", err)
 		}
 	}
+}
+
+// had notes what a former agent left, from the loop's goroutine.
+func (f *flows) had(fronts []apply.Count) {
+	if len(fronts) == 0 {
+		return
+	}
+	if before := f.found.Load(); before != nil {
+		fronts = append(fronts, *before...)
+	}
+	f.found.Store(&fronts)
+}
+
+// update brings the index to a Table, and says whether there may be stale flows. The
+// first time these may be of a Service that was deleted while no agent ran.
+func (f *flows) update(t *proxy.Table) bool {
+	found := f.found.Swap(nil)
+	if found == nil {
+		return f.index.Update(t)
+	}
+	scan := false
+	for _, c := range *found {
+		if c.Protocol == cluster.UDP {
+			f.index.Had(serviceCount(c.Service, c.Protocol, c.Frontend, 0).Service, c.Frontend)
+			scan = true
+		}
+	}
+	return f.index.Update(t) || scan
 }
 
 // reconcile looks at all UDP flows once.

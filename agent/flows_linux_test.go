@@ -129,7 +129,8 @@ func (w *world) apply() {
 	if err := w.applier.Apply(w.table, nil); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.flows.index.Update(w.table) {
+	w.flows.had(w.applier.Found())
+	if w.flows.update(w.table) {
 		if err := w.flows.reconcile(w.table); err != nil {
 			w.t.Fatal(err)
 		}
@@ -264,6 +265,52 @@ func TestFlows_untranslated(t *testing.T) {
 	if got := ask(c); got != "10.244.0.2" {
 		t.Errorf("the first endpoint is there: %s", got)
 	}
+}
+
+// TestFlows_deletedWithoutAgent: a Service is deleted while no agent runs. The next
+// one finds its frontends in the kernel, and forgets their flows.
+func TestFlows_deletedWithoutAgent(t *testing.T) {
+	for _, to := range []string{"10.96.0.10:53", "[fd00:96::10]:53", "192.0.2.1:30053", "[fd00:2::1]:30053"} {
+		t.Run(to, func(t *testing.T) {
+			w := newWorld(t)
+			w.set(2)
+			v6 := netip.MustParseAddrPort(to).Addr().Is6()
+			c := w.dial(to)
+			for range 20 { // a link just made loses packets for up to a second
+				if ask(c) != "nothing" {
+					break
+				}
+			}
+			if w.ids(v6)[local(c)] == 0 {
+				t.Fatal("no flow, so the test shows nothing")
+			}
+			w.restart()
+			w.set(2, 3)
+			if w.ids(v6)[local(c)] == 0 {
+				t.Error("a restart took a good flow")
+			}
+			w.restart()
+			w.builder.DeleteService(cluster.Key{Namespace: "default", Name: "dns"})
+			w.apply()
+			if w.ids(v6)[local(c)] != 0 {
+				t.Error("the Service was deleted while no agent ran: its flow is there")
+			}
+		})
+	}
+}
+
+// restart forgets what an agent knows and the kernel does not.
+func (w *world) restart() {
+	w.t.Helper()
+	conn, err := nft.Dial(0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = conn.Close() })
+	w.applier = apply.New(conn, nft.IPv4, nft.IPv6)
+	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics)
+	w.table = &proxy.Table{}
+	w.last = &cluster.Snapshot{}
 }
 
 // TestFlows_newerTable: a flow that a newer Table than the scan's has made is not

@@ -246,7 +246,8 @@ func (o *operations) count(s *cluster.Snapshot) (services, endpoints int) {
 }
 
 // after notes how it went.
-func (o *operations) after(p *plan.Plan, took time.Duration, err error) {
+func (o *operations) after(p *plan.Plan, found []apply.Count, took time.Duration, err error) {
+	o.flows.had(found)
 	if err != nil {
 		o.ports.Metrics.Failed()
 		o.dirty = true
@@ -281,7 +282,7 @@ func (a *Agent) serveServices() error {
 	a.operations.before(a.plan)
 	start := time.Now()
 	err := a.services.apply(a.plan)
-	a.operations.after(a.plan, time.Since(start), err)
+	a.operations.after(a.plan, a.services.applier.Found(), time.Since(start), err)
 	return err
 }
 

@@ -105,6 +105,18 @@ func harmless(was, now port) bool {
 	return true
 }
 
+// Had tells of a frontend that the kernel's rules had before the first Update: of an
+// agent that ran before. Where the Table that comes does not have it, its Service has
+// gone while no agent ran.
+func (x *Index) Had(k cluster.Key, front netip.AddrPort) {
+	switch {
+	case !front.Addr().IsUnspecified() && len(x.fronts[front]) == 0:
+		x.gone[front] = k
+	case front.Addr().IsUnspecified() && len(x.nodes[front.Port()]) == 0:
+		x.goneNodes[front.Port()] = k
+	}
+}
+
 // Settled says that all flows were looked at since the last change: frontends
 // that are gone need not be known any more.
 func (x *Index) Settled() {

@@ -72,6 +72,15 @@ func (a *Applier) Missed() bool {
 	return missed
 }
 
+// Found gives, once, the frontends that were in the kernel when it was read: those
+// that are no longer wanted, too. New is not set.
+func (a *Applier) Found() (all []Count) {
+	for _, f := range a.families {
+		all, f.found = append(all, f.found...), nil
+	}
+	return all
+}
+
 // Apply makes the kernel have what the Table and the node's pods ask for. The
 // first call, and the next one after an error, reads what is there and writes what
 // differs; others write what changed. With an error the other family is done
@@ -161,6 +170,7 @@ func (a *Applier) Doubtful() bool {
 // clean says that what a start would adopt needs no write.
 func (f *family) clean(t *proxy.Table, pods []netip.Addr) (bool, error) {
 	a, err := f.adopt(f.applied.Ruleset().Table)
+	f.found = nil
 	if a == nil || err != nil {
 		return false, err
 	}
@@ -195,6 +205,7 @@ type family struct {
 	applied *nftables.Applied // nil: not known
 	rebuild bool              // what is there is not to be adopted
 	away    func(func() error) error
+	found   []Count
 }
 
 func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
@@ -350,6 +361,9 @@ func (f *family) adopt(table nft.Table) (*nftables.Applied, error) {
 		} else if err != nil {
 			return nil, err
 		}
+	}
+	for _, e := range slices.Concat(s.Elements[r.Services.Name], s.Elements[r.NodePorts.Name]) {
+		f.found = append(f.found, count(f.family, e))
 	}
 	a, ok := nftables.Adopt(r, s)
 	if !ok {
