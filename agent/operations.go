@@ -39,6 +39,8 @@ type Operations struct {
 	IPTablesRoot string
 	Ports        ports.Addresses
 	Proxy        proxy.Config // without Node
+	// Warn writes a warning Event on a Service; nil: none.
+	Warn func(service cluster.Key, reason, message string)
 	// Config is what /configz shows.
 	Config any
 }
@@ -72,6 +74,7 @@ func newOperations(c Config, log *slog.Logger) *operations {
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, o.countFlows)
 	o.ports = &ports.Ports{Addresses: o.Ports, Health: health, Metrics: metrics, Mode: "nftables", Config: o.Config, Log: log}
 	o.checks, o.flows = ports.NewChecks(health, log), newFlows(log, metrics)
+	o.checks.Warn = o.Warn
 	return o
 }
 

@@ -21,6 +21,9 @@ type Config struct {
 	// NoExternalIPs ignores spec.externalIPs (Kubernetes' feature gate
 	// AllowServiceExternalIPs, turned off).
 	NoExternalIPs bool
+	// MasqueradeAll replaces the source address of all connections to cluster IPs,
+	// those of pods of this node too.
+	MasqueradeAll bool
 	// Silent is what the agent found out about a Service's endpoints on this node.
 	Silent Silent
 }
@@ -66,10 +69,11 @@ type facts struct {
 	addrs         []netip.Addr // the node's, one a family
 	noExternalIPs bool
 	silent        []netip.Addr // of the Service that is compiled; not compared
+	masqueradeAll bool
 }
 
 func (f facts) equal(o facts) bool {
-	return f.node == o.node && f.zone == o.zone && f.noExternalIPs == o.noExternalIPs && slices.Equal(f.addrs, o.addrs)
+	return f.node == o.node && f.zone == o.zone && f.noExternalIPs == o.noExternalIPs && f.masqueradeAll == o.masqueradeAll && slices.Equal(f.addrs, o.addrs)
 }
 
 // CompileAll makes the Table of a Snapshot from nothing. It is the reference:
@@ -122,7 +126,7 @@ func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 }
 
 func factsOf(s *cluster.Snapshot, c Config) facts {
-	f := facts{node: c.Node, noExternalIPs: c.NoExternalIPs}
+	f := facts{node: c.Node, noExternalIPs: c.NoExternalIPs, masqueradeAll: c.MasqueradeAll}
 	n := s.Nodes.Get(cluster.Key{Name: c.Node})
 	if n == nil {
 		return f
@@ -189,7 +193,7 @@ func compileService(s *cluster.Service, of *cluster.ServiceSlices, f facts) *Ent
 	var ready [2][]netip.Addr
 	for _, sp := range s.Ports {
 		p := Port{Name: sp.Name, Protocol: sp.Protocol, Frontends: frontends(s, sp, f),
-			InternalLocal: s.InternalLocal, ExternalLocal: s.ExternalLocal, Affinity: s.Affinity, Count: s.CountEndpoints}
+			InternalLocal: s.InternalLocal, ExternalLocal: s.ExternalLocal, Affinity: s.Affinity, Count: s.CountEndpoints, MasqueradeAll: f.masqueradeAll}
 		outside := slices.ContainsFunc(p.Frontends, func(f Frontend) bool { return f.Kind != ClusterIP })
 		for _, ip := range s.ClusterIPs {
 			v6 := ip.Is6()

@@ -166,6 +166,8 @@ func (p *Port) meet(q Query, f Frontend) Result {
 
 func (w Way) masquerade(c Client) (bool, string) {
 	switch {
+	case w.All:
+		return true, "all connections to cluster IPs are to be (masquerade-all)"
 	case w.Masquerade == Everyone:
 		return true, "the endpoint may be on another node, and its answer has to come back here"
 	case w.Masquerade == Others && c != LocalPod:

@@ -134,6 +134,22 @@ func TestLookup_hairpin(t *testing.T) {
 	}
 }
 
+// With masquerade-all cluster IPs masquerade everyone; other frontends are as ever.
+func TestLookup_masqueradeAll(t *testing.T) {
+	b := cluster.NewBuilder()
+	b.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	s := service("web", "10.96.0.1", cluster.ServicePort{Protocol: cluster.TCP, Port: 80, NodePort: 30080})
+	s.ExternalLocal = true
+	b.SetService(s)
+	b.SetSlice(slice("web", "a", target("", cluster.TCP, 8080), parseEndpoint("10.1.0.1 n1")))
+	for all, want := range map[bool][2]string{false: {"1", "1"}, true: {"1 masq", "1"}} {
+		table := CompileAll(b.Publish(), Config{Node: "n1", MasqueradeAll: all})
+		if got := [2]string{meets(table, "pod", "10.96.0.1:80"), meets(table, "outside", "192.0.2.1:30080")}; got != want {
+			t.Errorf("masquerade-all %v: a pod to the cluster IP and a client outside to the node port meet %q, want %q", all, got, want)
+		}
+	}
+}
+
 func TestLookup_nodePortAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		addresses string

@@ -50,6 +50,8 @@ type Port struct {
 	Affinity uint32
 	// Count asks for counters of each endpoint.
 	Count bool
+	// MasqueradeAll is Config's.
+	MasqueradeAll bool
 }
 
 // Family is the index in Port.Endpoints.
@@ -111,6 +113,7 @@ type Way struct {
 	Empty    Verdict // Reject or Drop
 	// Masquerade is whose source address is replaced.
 	Masquerade Masquerade
+	All        bool // Everyone is so by Config.MasqueradeAll
 	// Inside, where Short, is where connections of the node itself and of its pods
 	// go instead; only those of the node itself are masqueraded. It has an endpoint.
 	Inside []netip.AddrPort
@@ -124,7 +127,7 @@ type Masquerade uint8
 const (
 	Nobody   Masquerade = iota
 	Others              // all clients but pods of this node
-	Everyone            // all clients, since the endpoint may be on another node
+	Everyone            // all clients, since the endpoint may be on another node or all are to be
 )
 
 // Way gives what connections to one of the port's frontends meet.
@@ -134,11 +137,15 @@ func (p *Port) Way(f Frontend) Way {
 	if e.Any {
 		w.Empty = Drop
 	}
+	inside := Others
+	if p.MasqueradeAll {
+		inside, w.All = Everyone, f.Kind == ClusterIP
+	}
 	switch {
 	case f.Kind == ClusterIP && p.InternalLocal:
-		w.Backends, w.Masquerade = e.Local, Others
+		w.Backends, w.Masquerade = e.Local, inside
 	case f.Kind == ClusterIP:
-		w.Backends, w.Masquerade = e.Cluster, Others
+		w.Backends, w.Masquerade = e.Cluster, inside
 	case p.ExternalLocal:
 		w.Backends, w.Masquerade = e.Local, Nobody
 		w.Inside, w.Short = e.Cluster, len(e.Cluster) > 0

@@ -27,7 +27,12 @@ type Checks struct {
 	table   *proxy.Table
 	servers map[cluster.Key]*check
 	answers atomic.Pointer[[]netip.Prefix] // Table.NodePorts
+	// Warn, where it is set, is told once of a port that cannot be opened.
+	Warn func(service cluster.Key, reason, message string)
 }
+
+// failed is kube-proxy's reason of an Event.
+const failed = "FailedToStartServiceHealthcheck"
 
 // NewChecks gives Checks that report the proxy's health too.
 func NewChecks(h *Health, log *slog.Logger) *Checks {
@@ -97,7 +102,7 @@ func (c *Checks) Problems() []cluster.Problem {
 	for k, have := range c.servers {
 		if have.err != nil {
 			ps = append(ps, cluster.Problem{Kind: "Service", Key: k, Field: "spec.healthCheckNodePort",
-				Err: fmt.Sprintf("FailedToStartServiceHealthcheck: %v: load balancers cannot ask this node; free the port", have.err)})
+				Err: fmt.Sprintf(failed+": %v: load balancers cannot ask this node; free the port", have.err)})
 		}
 	}
 	slices.SortFunc(ps, func(a, b cluster.Problem) int { return a.Key.Compare(b.Key) })
@@ -126,7 +131,10 @@ func (c *Checks) listen(s *check) {
 		}
 		s.servers = nil
 		if before == nil {
-			c.log.Warn("FailedToStartServiceHealthcheck", "service", s.key, "err", s.err)
+			c.log.Warn(failed, "service", s.key, "err", s.err)
+			if c.Warn != nil {
+				c.Warn(s.key, failed, fmt.Sprintf("healthCheckNodePort %d: %v", s.port, s.err))
+			}
 		}
 		return
 	}

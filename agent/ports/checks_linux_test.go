@@ -100,8 +100,16 @@ func TestChecks_portInUse(t *testing.T) {
 			defer taken.Close()
 			c := NewChecks(&Health{}, slog.New(slog.DiscardHandler))
 			defer c.Close()
+			var warned []string
+			c.Warn = func(k cluster.Key, reason, message string) {
+				warned = append(warned, k.String()+" "+reason+" "+message)
+			}
 			c.Update(tableOf(entry("web", 32000, 1, 1), entry("other", 32001, 1, 1)))
 			ps := c.Problems()
+			c.Retry()
+			if len(warned) != 1 || !strings.HasPrefix(warned[0], "default/web FailedToStartServiceHealthcheck healthCheckNodePort 32000: ") {
+				t.Errorf("warned %q, want it of default/web, once", warned)
+			}
 			if len(ps) != 1 || ps[0].Key.Name != "web" || !strings.Contains(ps[0].Err, "address already in use") {
 				t.Errorf("problems: %v", ps)
 			}

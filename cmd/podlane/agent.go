@@ -34,7 +34,7 @@ type agentFlags struct {
 	serviceProxy, health, metrics              string
 	backend, iptablesRoot                      string
 	nodePortAddresses                          []string
-	externalIPs                                bool
+	externalIPs, masqueradeAll                 bool
 	dnsService                                 string
 	fastPath, bpfDir, socketLB, cgroup, view   string
 	install                                    installFlags
@@ -78,6 +78,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", []string{"primary"}, "the node's addresses that answer to NodePorts: primary (its InternalIPs), or CIDRs; of a family without one all do")
 	fl.StringVar(&f.dnsService, "dns-service", "kube-system/kube-dns", "the Service of the cluster's DNS: a server of it on this node that hangs gets no queries; \"\" is none")
 	fl.BoolVar(&f.externalIPs, "external-ips", true, "serve the externalIPs of Services")
+	fl.BoolVar(&f.masqueradeAll, "masquerade-all", false, "replace the source address of all connections to cluster IPs, those of the node's own pods too")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	fl.StringVar(&f.view, "view-bind-address", "", "loopback address of a page that shows the cluster, what flows by this node, and explains what is clicked; \"\" is none")
@@ -128,6 +129,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if err := agent.CheckView(f.view); err != nil {
 		return fmt.Errorf("--view-bind-address: %w", err)
 	}
+	operations.Warn = ask.warn
 	if f.check {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return err
@@ -147,6 +149,7 @@ type clients struct {
 	policies agent.Policies
 	reporter *kube.Reporter
 	warner   agent.Warner
+	warn     func(service cluster.Key, reason, message string)
 }
 
 func (f agentFlags) clients(log *slog.Logger) (c clients, err error) {
@@ -157,11 +160,12 @@ func (f agentFlags) clients(log *slog.Logger) (c clients, err error) {
 	if api != nil {
 		c.servers = api.Servers
 	}
-	var errs [4]error
+	var errs [5]error
 	c.source, errs[0] = f.source(api, log)
 	c.policies, errs[1] = f.policies(api)
 	c.reporter, errs[2] = f.reporter(api)
 	c.warner, errs[3] = f.warner(api)
+	c.warn, errs[4] = f.warnService(api)
 	return c, errors.Join(errs[:]...)
 }
 
@@ -182,7 +186,7 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 	config := map[string]string{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { config[f.Name] = f.Value.String() })
 	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot,
-		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
+		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs, MasqueradeAll: f.masqueradeAll}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
 		Config: map[string]any{"podlane": config}}, nil
 }
 

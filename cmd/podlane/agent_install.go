@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/podlane/podlane/agent"
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cluster/apiserver"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/egress"
@@ -43,7 +44,7 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVar(&i.masquerade, "masquerade", false, "give what pods send out of the cluster the node's address")
 	fl.StringVar(&i.exclude, "masquerade-exclude", "", "destinations that have routes to pods: CIDR,CIDR")
 	fl.BoolVar(&i.policies, "warn-networkpolicies", false, "say in status and metrics which NetworkPolicies there are, since none is enforced")
-	fl.BoolVar(&i.events, "events", false, "write to the API what an operator must know: the node's condition NetworkUnavailable, Events on the node (also of what podlane doctor would find), and with --warn-networkpolicies on each of those")
+	fl.BoolVar(&i.events, "events", false, "write to the API what an operator must know: the node's condition NetworkUnavailable, Events on the node (also of what podlane doctor would find), on Services whose healthCheckNodePort cannot be opened, and with --warn-networkpolicies on each of those")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
 	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
 }
@@ -139,6 +140,18 @@ func (f agentFlags) reporter(o *kube.Options) (*kube.Reporter, error) {
 		return nil, nil
 	}
 	return kube.NewReporter(*o)
+}
+
+// warnService gives what writes Events on Services, where that is wanted.
+func (f agentFlags) warnService(o *kube.Options) (func(cluster.Key, string, string), error) {
+	if !f.install.events || o == nil {
+		return nil, nil
+	}
+	e, err := kube.NewServiceEvents(*o)
+	if err != nil {
+		return nil, err
+	}
+	return e.WarnService, nil
 }
 
 func (f agentFlags) runtime(log *slog.Logger) install.Runtime {

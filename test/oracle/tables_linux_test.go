@@ -27,7 +27,6 @@ var (
 	tableOwn   = []netip.Addr{netip.MustParseAddr("192.168.1.2"), netip.MustParseAddr("192.168.99.11"), netip.MustParseAddr("2001:db8:1::2")}
 	tablePods  = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00:10::/64")}
 	noDetector = "without a way to tell local pods: Podlane knows its pods"
-	masqAll    = "masqueradeAll: Podlane has no such option"
 )
 
 // TestUpstreamTables holds Lookup and the kernel to what kube-proxy's own unit tests
@@ -43,9 +42,6 @@ func TestUpstreamTables(t *testing.T) {
 		line := strings.Trim(table.Line[strings.LastIndexByte(table.Line, ':')+1:], ") ")
 		t.Run(fmt.Sprintf("%s, line %s", table.Test, line), func(t *testing.T) {
 			switch {
-			case table.MasqueradeAll:
-				skipped[masqAll] += len(table.Packets)
-				t.Skip(masqAll)
 			case !table.LocalDetector:
 				skipped[noDetector] += len(table.Packets)
 				t.Skip(noDetector)
@@ -115,7 +111,7 @@ func compileTable(t *testing.T, table tables.Table) *proxy.Table {
 			b.SetSlice(c)
 		}
 	}
-	config := proxy.Config{Node: "test-node"}
+	config := proxy.Config{Node: "test-node", MasqueradeAll: table.MasqueradeAll}
 	for _, a := range table.NodePortAddresses {
 		config.NodePortAddresses = append(config.NodePortAddresses, netip.MustParsePrefix(a))
 	}

@@ -200,6 +200,7 @@ func TestBehaviour(t *testing.T) {
 			}
 		}
 		a, b, r := at(w.a), at(w.b), at(w.r)
+		const masqueradeAll = "masquerade all, policy Local"
 		for _, tc := range []struct {
 			name      string
 			change    func(*cluster.Service)
@@ -219,11 +220,12 @@ func TestBehaviour(t *testing.T) {
 			{"affinity", func(s *cluster.Service) { s.Affinity = 1000 }, []cluster.Endpoint{b}},
 			{"affinity, policy Local", func(s *cluster.Service) { local(s); s.Affinity = 1000 }, []cluster.Endpoint{b}},
 			{"affinity, policy Local, none here", func(s *cluster.Service) { local(s); s.Affinity = 1000 }, []cluster.Endpoint{r}},
+			{masqueradeAll, local, []cluster.Endpoint{b, r}},
 			{"of another proxy", func(s *cluster.Service) { s.ProxyName = "mesh" }, []cluster.Endpoint{b}},
 		} {
 			s := w.cluster()
 			s.service(tc.change, tc.endpoints...)
-			tb := s.table()
+			tb := proxy.CompileAll(s.Publish(), proxy.Config{Node: "n1", MasqueradeAll: tc.name == masqueradeAll})
 			apply(t, ap, tb, w.pods())
 			forgetFlows(t)
 			for _, network := range []string{"tcp", "udp"} {
