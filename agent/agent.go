@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ const (
 	retryMost  = 10 * time.Second
 	tidyAfter  = 2 * time.Second // of quiet
 	repeatLog  = time.Minute     // a repeated error is logged once in this time
+	firstGC    = 300             // GOGC of the first apply
 )
 
 // Source publishes the cluster's state: cluster/file or cluster/kube. Nothing
@@ -267,6 +269,13 @@ func (a *Agent) changed(e nft.Event) {
 func (a *Agent) apply() error {
 	if a.snapshot == nil {
 		return nil
+	}
+	if a.plan == nil { // all at once, and little of it stays: collecting garbage meanwhile is wasted
+		if before := debug.SetGCPercent(firstGC); before < 0 || before > firstGC {
+			debug.SetGCPercent(before)
+		} else {
+			defer debug.SetGCPercent(before)
+		}
 	}
 	err := errors.Join(a.compile(), a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
 		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())

@@ -99,6 +99,20 @@ func (m Map[V]) Keys() []Key {
 	return keys
 }
 
+// Part gives the i-th of n maps of which each has what the one before has and some
+// more, and the last one all.
+func (m Map[V]) Part(i, n int) Map[V] {
+	if m.parts == nil || i == n {
+		return m
+	}
+	part := Map[V]{parts: new([shards]*part[V])}
+	for s := range shards * i / n {
+		part.parts[s] = m.parts[s]
+		part.n += len(m.part(s))
+	}
+	return part
+}
+
 // With gives a copy in which every key of set has its value there, or is absent
 // where that value is nil.
 func (m Map[V]) With(set map[Key]*V) Map[V] {
@@ -113,7 +127,7 @@ func (m Map[V]) With(set map[Key]*V) Map[V] {
 	for k, v := range set {
 		s := shardOf(k)
 		if !copied[s] {
-			next.parts[s] = &part[V]{copyPart(m.part(s))}
+			next.parts[s] = &part[V]{copyPart(m.part(s), 1+len(set)/shards)}
 			copied[s] = true
 		}
 		next.set(s, k, v)
@@ -121,8 +135,8 @@ func (m Map[V]) With(set map[Key]*V) Map[V] {
 	return next
 }
 
-func copyPart[V any](p map[Key]*V) map[Key]*V {
-	c := make(map[Key]*V, len(p)+1)
+func copyPart[V any](p map[Key]*V, more int) map[Key]*V {
+	c := make(map[Key]*V, len(p)+more)
 	for k, v := range p {
 		c[k] = v
 	}

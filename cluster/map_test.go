@@ -172,3 +172,36 @@ func BenchmarkMap_changeOneOf30000(b *testing.B) {
 		m = next
 	}
 }
+
+func TestMap_part(t *testing.T) {
+	set := map[Key]*int{}
+	for i := range 500 {
+		set[Key{Name: fmt.Sprint(i)}] = new(int)
+	}
+	all := Map[int]{}.With(set)
+	last := Map[int]{}
+	for i := 1; i <= 4; i++ {
+		part := all.Part(i, 4)
+		n := 0
+		for k, v := range part.All() {
+			if n++; v != all.Get(k) {
+				t.Errorf("%s is another", k)
+			}
+		}
+		if n != part.Len() || n <= last.Len() {
+			t.Errorf("part %d has %d, its Len is %d; the one before %d", i, n, part.Len(), last.Len())
+		}
+		for c := range part.Changed(last) {
+			if c.Old != nil || c.New == nil {
+				t.Errorf("part %d: %s is not only more", i, c.Key)
+			}
+		}
+		last = part
+	}
+	if last.Len() != 500 {
+		t.Errorf("the last part has %d of 500", last.Len())
+	}
+	if got := (Map[int]{}).Part(1, 4).Len(); got != 0 {
+		t.Errorf("a part of nothing has %d", got)
+	}
+}

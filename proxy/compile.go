@@ -87,7 +87,11 @@ func CompileAll(s *cluster.Snapshot, c Config) *Table {
 // the own node's name, zone or addresses costs a walk over all Services.
 func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 	next := &Table{facts: factsOf(now, c), silent: c.Silent, ServiceCIDRs: prev.ServiceCIDRs, NodePorts: prev.NodePorts}
-	dirty := map[cluster.Key]bool{}
+	expected := 0
+	if old.Services.Len() == 0 {
+		expected = now.Services.Len()
+	}
+	dirty := make(map[cluster.Key]bool, expected)
 	if !next.silent.equal(prev.silent) {
 		dirty[prev.silent.Service], dirty[next.silent.Service] = true, true
 	}
@@ -109,7 +113,7 @@ func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 		next.ServiceCIDRs = serviceCIDRs(now)
 		break
 	}
-	set := map[cluster.Key]*Entry{}
+	set := make(map[cluster.Key]*Entry, expected)
 	for k := range dirty {
 		f := next.facts
 		f.silent = next.silent.of(k)

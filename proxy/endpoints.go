@@ -27,7 +27,11 @@ func gather(of *cluster.ServiceSlices, sp cluster.ServicePort, v6 bool, node str
 	if of == nil {
 		return nil
 	}
-	var all []endpoint
+	most := 0
+	for _, s := range of.Slices {
+		most += len(s.Endpoints)
+	}
+	all := make([]endpoint, 0, most)
 	for _, s := range of.Slices {
 		if s.IPv6 != v6 || s.Headless {
 			continue
@@ -42,12 +46,15 @@ func gather(of *cluster.ServiceSlices, sp cluster.ServicePort, v6 bool, node str
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b endpoint) int {
+	order := func(a, b endpoint) int {
 		if c := a.to.Compare(b.to); c != 0 {
 			return c
 		}
 		return rank(a) - rank(b)
-	})
+	}
+	if !slices.IsSortedFunc(all, order) {
+		slices.SortStableFunc(all, order)
+	}
 	return slices.CompactFunc(all, func(a, b endpoint) bool { return a.to == b.to })
 }
 
@@ -118,7 +125,16 @@ func choose(all []endpoint, useCluster, useLocal bool, node, zone string) Endpoi
 }
 
 func pick(all []endpoint, want func(endpoint) bool) []netip.AddrPort {
-	var to []netip.AddrPort
+	n := 0
+	for _, e := range all {
+		if want(e) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	to := make([]netip.AddrPort, 0, n)
 	for _, e := range all {
 		if want(e) {
 			to = append(to, e.to)

@@ -24,6 +24,9 @@ func (c *Conn) Commit(tx *Tx) error {
 	if tx.Empty() {
 		return nil
 	}
+	if tx.wait {
+		packetsUnderWay()
+	}
 	var err error
 	for try := range tries {
 		if err = c.commit(tx); !passing(err) {
@@ -32,6 +35,16 @@ func (c *Conn) Commit(tx *Tx) error {
 		time.Sleep(time.Millisecond << (2 * try))
 	}
 	return err
+}
+
+// packetsUnderWay waits until the packets that are in the kernel's rules now have
+// left them: these are read under RCU, whose grace period membarrier(2) waits for.
+// A kernel that has not this command (with nohz_full) gets a pause of many.
+func packetsUnderWay() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		time.Sleep(200 * time.Millisecond)
+	}
 }
 
 func passing(err error) bool {

@@ -14,6 +14,7 @@ type Tx struct {
 	ops  []txOp
 	sets int
 	size int
+	wait bool // for packets under way
 	err  error
 }
 
@@ -48,6 +49,12 @@ func (tx *Tx) fail(format string, args ...any) {
 		tx.err = fmt.Errorf(format, args...)
 	}
 }
+
+// AfterPackets has the transaction wait until every packet that was under way when
+// Commit was called has left the rules. A packet keeps the list of base chains that
+// it found when it came to a hook: where these were replaced by a transaction and
+// their table deleted by the next, before it went through them, it met none.
+func (tx *Tx) AfterPackets() { tx.wait = true }
 
 // Empty says that there is nothing to do.
 func (tx *Tx) Empty() bool { return len(tx.ops) == 0 }

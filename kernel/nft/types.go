@@ -203,7 +203,14 @@ type Element struct {
 type Concat []byte
 
 // Addr appends an address of type ipv4_addr or ipv6_addr.
-func (c Concat) Addr(a netip.Addr) Concat { return append(c, a.AsSlice()...) }
+func (c Concat) Addr(a netip.Addr) Concat {
+	if a.Is4() {
+		b := a.As4()
+		return append(c, b[:]...)
+	}
+	b := a.As16()
+	return append(c, b[:]...)
+}
 
 // Proto appends an IP protocol number of type inet_proto.
 func (c Concat) Proto(p uint8) Concat { return append(c, p, 0, 0, 0) }

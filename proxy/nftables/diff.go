@@ -31,14 +31,18 @@ func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, e
 	d := newDiffer(a, t, emit)
 	d.claim()
 	d.findWants()
-	affected := slices.SortedFunc(maps.Keys(d.set), cluster.Key.Compare)
+	affected := d.sorted()
 	d.settle(affected)
 	d.addChains()
 	d.prefixes(t)
 	d.pods(pods)
 	d.write(affected)
 	d.flush()
-	d.next.fronts = a.fronts.With(d.set)
+	set := make(map[cluster.Key]*front, len(affected))
+	for _, j := range affected {
+		set[j.key] = j.front
+	}
+	d.next.fronts = a.fronts.With(set)
 	d.next.contested = a.contested.With(d.contested)
 	d.goals.finish(d.next, a)
 	return d.next, d.err
@@ -46,19 +50,25 @@ func Diff(a *Applied, t *proxy.Table, pods []netip.Addr, emit Emit) (*Applied, e
 
 // Load emits a whole table: first built without base chains, so that it is in
 // force only when these are added, in one transaction. One more then deletes the
-// tables it replaces. Were that the same transaction, a connection could pass the
-// new chains just before it and meet the old ones just after it: one of some 3,000
-// connections was lost so under constant swaps, and none of 80,000 with two
-// transactions. A table of the same name is deleted first.
+// tables it replaces, after the packets that were under way: one that had found the
+// old base chains alone, and came to them when these had just gone, would go on
+// without translation, and so would all its connection. In one transaction that cost
+// one of some 3,000 connections under constant swaps; in two without the wait, one of
+// tens of thousands. A table of the same name is deleted first.
 func Load(r Ruleset, t *proxy.Table, pods []netip.Addr, replaced []nft.Table, emit Emit) (*Applied, error) {
 	first := &nft.Tx{}
 	r.skeleton(first)
 	if err := emit(first); err != nil {
 		return nil, err
 	}
-	a, err := Diff(fresh(r), t, pods, emit)
-	if err != nil {
-		return nil, err
+	a := fresh(r)
+	for i, n := 1, steps(t); i <= n; i++ {
+		part := *t
+		part.Services = t.Services.Part(i, n)
+		var err error
+		if a, err = Diff(a, &part, pods, emit); err != nil {
+			return nil, err
+		}
 	}
 	force := &nft.Tx{}
 	for _, c := range r.baseChains() {
@@ -68,11 +78,16 @@ func Load(r Ruleset, t *proxy.Table, pods []netip.Addr, replaced []nft.Table, em
 		return a, err
 	}
 	last := &nft.Tx{}
+	last.AfterPackets()
 	for _, old := range replaced {
 		last.DeleteTable(old)
 	}
 	return a, emit(last)
 }
+
+// steps is in how many steps a table is loaded: of a big one the first transactions
+// should be on their way before it is known what the last ones hold.
+func steps(t *proxy.Table) int { return min(1+t.Services.Len()/2000, 4) }
 
 // differ is one run of Diff.
 type differ struct {
@@ -82,16 +97,27 @@ type differ struct {
 	emit      Emit
 	tx        *nft.Tx
 	err       error
-	set       map[cluster.Key]*front // fronts that may change; nil: gone
+	jobs      map[cluster.Key]*job
 	contested map[cluster.Key]*front
-	offers    map[cluster.Key]offer // of the first of the changed Services
-	wants     map[cluster.Key]*want // of the keys of set, where a Service has them
 	goals     *goals
+}
+
+// job is a front that may change.
+type job struct {
+	key   cluster.Key
+	front *front // in the end what it has become; nil: gone
+	offer offer  // of the first of the changed Services
+	want  *want  // nil: no Service has it
 }
 
 func newDiffer(a *Applied, t *proxy.Table, emit Emit) *differ {
 	d := &differ{old: a, rules: a.rules, table: t, emit: emit, tx: &nft.Tx{},
-		set: map[cluster.Key]*front{}, contested: map[cluster.Key]*front{}, offers: map[cluster.Key]offer{}, wants: map[cluster.Key]*want{}}
+		contested: map[cluster.Key]*front{}}
+	expected := 0
+	if a.table.Len() == 0 {
+		expected = 2 * t.Services.Len()
+	}
+	d.jobs = make(map[cluster.Key]*job, expected)
 	d.next = &Applied{rules: a.rules, table: t.Services, uses: maps.Clone(a.uses), chains: maps.Clone(a.chains),
 		specials: a.specials, ends: a.ends, last: a.last}
 	d.goals = newGoals(a, d.next)
@@ -101,22 +127,23 @@ func newDiffer(a *Applied, t *proxy.Table, emit Emit) *differ {
 func (d *differ) v6() bool { return d.rules.Table.Family == nft.IPv6 }
 
 // claim notes which Services want which fronts, for all fronts of all changed
-// Services; these fronts are then the keys of set.
+// Services; these fronts are then the jobs.
 func (d *differ) claim() {
 	for c := range d.table.Services.Changed(d.old.table) {
 		d.eachFront(c.Old, func(k cluster.Key, _ *proxy.Port, _ proxy.Frontend) {
-			f := d.front(k)
+			f := d.job(k).front
 			f.claims = slices.DeleteFunc(f.claims, func(o cluster.Key) bool { return o == c.Key })
 		})
 		d.eachFront(c.New, func(k cluster.Key, p *proxy.Port, front proxy.Frontend) {
-			f := d.front(k)
+			j := d.job(k)
+			f := j.front
 			i, found := slices.BinarySearchFunc(f.claims, c.Key, cluster.Key.Compare)
 			if found {
 				return // of another port of the Service, which has it
 			}
 			f.claims = slices.Insert(f.claims, i, c.Key)
 			if i == 0 {
-				d.offers[k] = offer{c.Key, p, front}
+				j.offer = offer{c.Key, p, front}
 			}
 		})
 	}
@@ -124,7 +151,7 @@ func (d *differ) claim() {
 		return
 	}
 	for k := range d.old.fronts.All() {
-		d.front(k)
+		d.job(k)
 	}
 }
 
@@ -147,17 +174,28 @@ func (d *differ) eachFront(e *proxy.Entry, f func(cluster.Key, *proxy.Port, prox
 	}
 }
 
-func (d *differ) front(k cluster.Key) *front {
-	if f, ok := d.set[k]; ok {
-		return f
+func (d *differ) job(k cluster.Key) *job {
+	if j, ok := d.jobs[k]; ok {
+		return j
 	}
 	next := &front{}
 	if old := d.old.fronts.Get(k); old != nil {
 		*next = *old
 		next.claims = slices.Clone(old.claims)
 	}
-	d.set[k] = next
-	return next
+	j := &job{key: k, front: next}
+	d.jobs[k] = j
+	return j
+}
+
+// sorted gives the jobs by key.
+func (d *differ) sorted() []*job {
+	jobs := make([]*job, 0, len(d.jobs))
+	for _, j := range d.jobs {
+		jobs = append(jobs, j)
+	}
+	slices.SortFunc(jobs, func(a, b *job) int { return a.key.Compare(b.key) })
+	return jobs
 }
 
 // offer is what a Service has for a front.
@@ -170,19 +208,18 @@ type offer struct {
 // findWants finds what the fronts should be: what the first Service that claims
 // one wants it to be, and of that the first port.
 func (d *differ) findWants() {
-	for k, f := range d.set {
-		if len(f.claims) == 0 {
+	for k, j := range d.jobs {
+		if len(j.front.claims) == 0 {
 			continue
 		}
-		o, ok := d.offers[k]
-		if !ok || o.service != f.claims[0] {
-			o = d.find(k, f.claims[0])
+		o := j.offer
+		if o.port == nil || o.service != j.front.claims[0] {
+			o = d.find(k, j.front.claims[0])
 		}
-		w := &want{}
+		j.want = &want{}
 		if !isClusterIP(k) {
-			*w = wantOf(o.service, o.port, o.front)
+			*j.want = wantOf(o.service, o.port, o.front)
 		}
-		d.wants[k] = w
 	}
 }
 
@@ -198,9 +235,9 @@ func (d *differ) find(k, service cluster.Key) (o offer) {
 
 // settle counts the goals of each affected front, as they were and as they will
 // be.
-func (d *differ) settle(affected []cluster.Key) {
-	for _, k := range affected {
-		f := d.set[k]
+func (d *differ) settle(affected []*job) {
+	for _, j := range affected {
+		k, f := j.key, j.front
 		if len(f.claims) > 1 && !isClusterIP(k) {
 			d.contested[k] = f
 		} else if d.old.contested.Get(k) != nil {
@@ -214,8 +251,8 @@ func (d *differ) settle(affected []cluster.Key) {
 				d.goals.release(r)
 			}
 		}
-		if w := d.wants[k]; w != nil {
-			for _, g := range w.goals() {
+		if j.want != nil {
+			for _, g := range j.want.goals() {
 				d.err = cmp.Or(d.err, d.goals.take(g))
 			}
 		}

@@ -13,54 +13,52 @@ import (
 // write brings the affected fronts to what is wanted. A cluster IP is known as
 // one after its ports are, and forgotten before: a Service half loaded does not
 // refuse.
-func (d *differ) write(affected []cluster.Key) {
-	for _, k := range affected {
-		if isClusterIP(k) && d.wants[k] == nil {
-			d.writeClusterIP(k)
+func (d *differ) write(affected []*job) {
+	for _, j := range affected {
+		if isClusterIP(j.key) && j.want == nil {
+			d.writeClusterIP(j)
 		}
 	}
-	for _, k := range affected {
-		if !isClusterIP(k) {
-			d.writeFront(k)
+	for _, j := range affected {
+		if !isClusterIP(j.key) {
+			d.writeFront(j)
 			if d.tx.Size() >= MaxTx/2 {
 				d.flush() // so that the next front, unless it is huge, is whole in one
 			}
 		}
 	}
-	for _, k := range affected {
-		if isClusterIP(k) && d.wants[k] != nil {
-			d.writeClusterIP(k)
+	for _, j := range affected {
+		if isClusterIP(j.key) && j.want != nil {
+			d.writeClusterIP(j)
 			d.cut()
 		}
 	}
 }
 
-func (d *differ) writeClusterIP(k cluster.Key) {
-	f := d.set[k]
-	e := nft.Element{Key: []byte(k.Name)}
-	switch wanted := d.wants[k] != nil; {
-	case wanted && !f.there:
+func (d *differ) writeClusterIP(j *job) {
+	e := nft.Element{Key: []byte(j.key.Name)}
+	switch wanted := j.want != nil; {
+	case wanted && !j.front.there:
 		d.tx.CreateElements(d.rules.ClusterIPs, e)
-		f.there = true
+		j.front.there = true
 	case !wanted:
-		if f.there {
+		if j.front.there {
 			d.tx.DeleteElements(d.rules.ClusterIPs, e)
 		}
-		d.set[k] = nil
+		j.front = nil
 	}
 }
 
 // writeFront brings one front to what is wanted. Its number is written last,
 // since a new front may be cut into several transactions.
-func (d *differ) writeFront(k cluster.Key) {
-	f := d.set[k]
-	w := d.wants[k]
+func (d *differ) writeFront(j *job) {
+	f, w := j.front, j.want
 	if w == nil && !f.there {
-		d.set[k] = nil
+		j.front = nil
 		return
 	}
 	if w != nil && f.there && w.comment == f.comment {
-		d.compare(k, f, w)
+		d.compare(j.key, f, w)
 		return
 	}
 	var next front
@@ -69,16 +67,16 @@ func (d *differ) writeFront(k cluster.Key) {
 		recount := Counted(w.comment) != Counted(f.comment)
 		next.slots, next.slotCount = place(f.slots, w.slots), len(w.slots)
 		next.local, next.localCount = place(f.local, w.local), len(w.local)
-		d.slots(k, f, slotsOf{f.slots, f.slotCount, next.slots, 0, recount})
-		d.slots(k, f, slotsOf{f.local, f.localCount, next.local, LocalSlot, recount})
+		d.slots(j, slotsOf{f.slots, f.slotCount, next.slots, 0, recount})
+		d.slots(j, slotsOf{f.local, f.localCount, next.local, LocalSlot, recount})
 	} else {
-		d.slots(k, f, slotsOf{f.slots, f.slotCount, nil, 0, false})
-		d.slots(k, f, slotsOf{f.local, f.localCount, nil, LocalSlot, false})
+		d.slots(j, slotsOf{f.slots, f.slotCount, nil, 0, false})
+		d.slots(j, slotsOf{f.local, f.localCount, nil, LocalSlot, false})
 	}
-	d.numbers(k, f, &next)
-	d.set[k] = nil
+	d.numbers(j.key, f, &next)
+	j.front = nil
 	if w != nil {
-		d.set[k] = &next
+		j.front = &next
 	}
 }
 
@@ -152,7 +150,8 @@ type slotsOf struct {
 
 // slots writes the elements of the slots that differ: first all that go, so that
 // they share a message, then all that come.
-func (d *differ) slots(k cluster.Key, f *front, s slotsOf) {
+func (d *differ) slots(j *job, s slotsOf) {
+	k := j.key
 	known := len(s.have) == s.count && !s.all
 	same := func(i int) bool { return known && i < s.count && i < len(s.next) && s.have[i] == s.next[i] }
 	_, _, endpoints := d.rules.objects(k)
@@ -163,15 +162,25 @@ func (d *differ) slots(k cluster.Key, f *front, s slotsOf) {
 		}
 	}
 	var counter *nft.Counter
-	if w := d.wants[k]; w != nil && w.count {
+	if j.want != nil && j.want.count {
 		counter = &nft.Counter{}
+	}
+	// One piece of memory for all: a cold load makes hundreds of thousands of these.
+	buf := make(nft.Concat, 0, len(s.next)*(len(k.Name)+4+16+4))
+	piece := func(of nft.Concat) []byte {
+		b := of[len(buf):len(of):len(of)]
+		buf = of
+		return b
 	}
 	for i, b := range s.next {
 		if same(i) {
 			continue
 		}
-		d.tx.CreateElements(endpoints, nft.Element{Key: key(i), Data: nft.Concat(nil).Addr(b.Addr()).Port(b.Port()), Counter: counter})
-		if !f.there {
+		e := nft.Element{Counter: counter}
+		e.Key = piece(append(buf, k.Name...).Mark(s.offset + uint32(i)))
+		e.Data = piece(buf.Addr(b.Addr()).Port(b.Port()))
+		d.tx.CreateElements(endpoints, e)
+		if !j.front.there {
 			d.cut()
 		}
 	}
@@ -184,6 +193,9 @@ func place(have, backends []netip.AddrPort) []netip.AddrPort {
 	in := func(sorted []netip.AddrPort, b netip.AddrPort) bool {
 		_, found := slices.BinarySearchFunc(sorted, b, compareAddrPort)
 		return found
+	}
+	if len(have) == 0 {
+		return backends
 	}
 	before := slices.SortedFunc(slices.Values(have), compareAddrPort)
 	added := slices.DeleteFunc(slices.Clone(backends), func(b netip.AddrPort) bool { return in(before, b) })

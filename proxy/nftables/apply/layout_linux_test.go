@@ -110,6 +110,7 @@ func TestLayout(t *testing.T) {
 			commit(old.inForce())
 			for _, f := range ap.families {
 				tx := &nft.Tx{}
+				tx.AfterPackets()
 				tx.DeleteTable(f.applied.Ruleset().Table)
 				commit(tx)
 			}
