@@ -132,6 +132,9 @@ func (s *Source) publish() {
 	if s.started && !s.builder.Pending() {
 		return
 	}
+	if !s.started {
+		s.log.Info("all lists are read")
+	}
 	s.started = true
 	s.out.Send(s.builder.Publish())
 }

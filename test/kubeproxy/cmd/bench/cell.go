@@ -21,10 +21,12 @@ type cell struct {
 	Proxy     string `json:"proxy"`
 	Services  int    `json:"services"`
 	Endpoints int    `json:"endpointsOfEach"`
-	// Cold is from the API's last object handed out to the kernel's last
-	// acknowledgement, from an empty kernel; Restart, with the state present, to when
-	// the proxy has nothing left to do.
+	// Cold is from when the proxy says that its informers are synced, to the kernel's
+	// last acknowledgement, from an empty kernel; Lists begins when the API has handed
+	// out the last object, so that it has the end of the decoding too. Restart is, with
+	// the state present, from there to when the proxy has nothing left to do.
 	Cold    figure `json:"cold"`
+	Lists   figure `json:"coldFromLists"`
 	Restart figure `json:"restart"`
 	// Endpoint and Service are single changes, from the API's event to the kernel's
 	// acknowledgement.
@@ -139,7 +141,12 @@ func (r *run) cold(ctx context.Context) error {
 	case changed.IsZero():
 		return errors.New("the kernel's rules did not change")
 	default:
-		r.Cold.Value = changed.Sub(listed).Seconds()
+		r.Lists.Value = changed.Sub(listed).Seconds()
+		at, err := r.process.Synced()
+		if err != nil {
+			return err
+		}
+		r.Cold.Value = changed.Sub(at).Seconds()
 	}
 	r.say("cold", r.Cold)
 	return nil

@@ -15,9 +15,9 @@ func (r *result) print(w io.Writer) {
 		fmt.Fprintf(w, "%s: %s\n", k, r.Machine[k])
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "\nSERVICES\tPROXY\tCOLD\tENDPOINT CHANGED p50 / p99 (n)\tSERVICE ADDED p50 / p99 (n)\tRESTART\tCHURN\tPEAK MEMORY\t")
+	fmt.Fprintln(t, "\nSERVICES\tPROXY\tCOLD\tCOLD, FROM LISTS\tENDPOINT CHANGED p50 / p99 (n)\tSERVICE ADDED p50 / p99 (n)\tRESTART\tCHURN\tPEAK MEMORY\t")
 	for _, c := range r.Cells {
-		fmt.Fprintf(t, "%d x %d\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f MB\t%s\n", c.Services, c.Endpoints, c.title(), c.Cold, c.Endpoint, c.Service,
+		fmt.Fprintf(t, "%d x %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f MB\t%s\n", c.Services, c.Endpoints, c.title(), c.Cold, c.Lists, c.Endpoint, c.Service,
 			c.Restart, c.churn(), c.Peak/1e6, c.Note)
 	}
 	_ = t.Flush()

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -80,6 +82,49 @@ conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 		return nil, err
 	}
 	return n.Start(p.KubeProxy, "--config", path, "--v", "2")
+}
+
+// Synced gives when the process logged that it has read all Services and
+// EndpointSlices.
+func (p *Process) Synced() (last time.Time, err error) {
+	data, err := os.ReadFile(p.Log)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(string(data)) {
+		var at time.Time
+		switch {
+		case strings.Contains(line, `msg="all lists are read"`): // Podlane
+			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			at, err = time.Parse(time.RFC3339Nano, stamp)
+		case strings.Contains(line, `"Caches are synced" controller="service config"`), strings.Contains(line, `"Caches are synced" controller="endpoint slice config"`):
+			at, err = klogTime(line)
+		}
+		if err != nil {
+			return time.Time{}, fmt.Errorf("log line %q: %w", line, err)
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	if last.IsZero() {
+		return last, fmt.Errorf("%s does not say when its informers were synced", p.Log)
+	}
+	return last, nil
+}
+
+// klogTime reads "I1128 11:33:03.123456", which has no year.
+func klogTime(line string) (time.Time, error) {
+	const form = "0102 15:04:05.000000"
+	if len(line) < 1+len(form) {
+		return time.Time{}, errors.New("too short")
+	}
+	now := time.Now()
+	at, err := time.ParseInLocation("2006"+form, strconv.Itoa(now.Year())+line[1:1+len(form)], time.Local)
+	if at.After(now.Add(time.Hour)) { // of last year
+		at = at.AddDate(-1, 0, 0)
+	}
+	return at, err
 }
 
 // Get asks a page of a server on the node's loopback.
