@@ -231,6 +231,7 @@ func (w *killWorld) inForce() nft.Table {
 // settle waits until the kernel is as the plan says.
 func (w *killWorld) settle() {
 	w.t.Helper()
+	waitLog(w.t, w.agent, "synced")
 	wrong := "?"
 	for deadline := time.Now().Add(30 * time.Second); wrong != "" && time.Now().Before(deadline); {
 		if err := w.agent.Ended(); err != nil {
