@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"errors"
+	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/plan"
+	"github.com/podlane/podlane/proxy"
 )
 
 // TestCountFlows: the kernel's counters get the names of the Service, its port,
@@ -47,5 +52,39 @@ func TestCountFlows(t *testing.T) {
 	}
 	if f, e := count(frontends, "10.96.0.10:53"), count(endpoints, "10.244.0.2:5353"); f != 3 || e != 3 {
 		t.Errorf("frontend %d, endpoint %d, want 3: %v, %v", f, e, frontends, endpoints)
+	}
+}
+
+// TestWaiting: what the metric network_programming_duration has is counted from the
+// annotation of the slice, over failures, and not for what happened before this agent
+// was there.
+func TestWaiting(t *testing.T) {
+	o := newOperations(Config{Node: "n1", StateDir: t.TempDir()}, slog.New(slog.DiscardHandler))
+	b := cluster.NewBuilder()
+	set := func(name string, at time.Time) {
+		b.SetSlice(&cluster.EndpointSlice{Key: cluster.Key{Namespace: "default", Name: name}, Service: "web", Triggered: at.Format(time.RFC3339Nano)})
+	}
+	p := func() *plan.Plan {
+		return &plan.Plan{Input: plan.Input{Node: "n1", Snapshot: b.Publish()}, Table: &proxy.Table{}}
+	}
+	changed := o.started.Add(time.Second)
+	set("old", o.started.Add(-time.Hour))
+	set("new", changed)
+	first := p()
+	o.before(first)
+	if len(o.waiting) != 1 || !o.waiting[0].Equal(changed) {
+		t.Errorf("waiting %v, want what was changed after the start: %v", o.waiting, changed)
+	}
+	o.after(first, nil, time.Second, errors.New("the kernel is busy"))
+	o.before(first) // the same once more
+	set("another", changed.Add(time.Second))
+	second := p()
+	o.before(second)
+	if len(o.waiting) != 2 {
+		t.Errorf("after a failure and one more change %d wait, want 2", len(o.waiting))
+	}
+	o.after(second, nil, time.Second, nil)
+	if len(o.waiting) != 0 {
+		t.Errorf("all is in the kernel, and %d wait", len(o.waiting))
 	}
 }

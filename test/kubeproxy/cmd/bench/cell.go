@@ -82,6 +82,8 @@ func (o options) measure(ctx context.Context, c *cell) error {
 		return err
 	}
 	defer n.Close()
+	ctx, cancel := context.WithDeadline(ctx, o.deadline)
+	defer cancel()
 	r := &run{options: o, cell: c, node: n, quiet: 500 * time.Millisecond, pause: 1200 * time.Millisecond}
 	if c.Proxy == "podlane" {
 		r.ours, r.quiet, r.pause = true, 20*time.Millisecond, 2*time.Millisecond
@@ -136,6 +138,8 @@ func (r *run) cold(ctx context.Context) error {
 	switch {
 	case r.process.Ended() != nil:
 		return r.process.Ended()
+	case !ok && time.Now().After(r.deadline):
+		return errors.New("the time of the whole run was over")
 	case !ok:
 		r.Cold.Not = fmt.Sprintf("not finished after %s", r.budget)
 	case changed.IsZero():

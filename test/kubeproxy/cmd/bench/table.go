@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -17,12 +18,15 @@ func (r *result) print(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "\nSERVICES\tPROXY\tCOLD\tCOLD, FROM LISTS\tENDPOINT CHANGED p50 / p99 (n)\tSERVICE ADDED p50 / p99 (n)\tRESTART\tCHURN\tPEAK MEMORY\t")
 	for _, c := range r.Cells {
-		fmt.Fprintf(t, "%d x %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f MB\t%s\n", c.Services, c.Endpoints, c.title(), c.Cold, c.Lists, c.Endpoint, c.Service,
-			c.Restart, c.churn(), c.Peak/1e6, c.Note)
+		fmt.Fprintf(t, "%d x %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Services, c.Endpoints, c.title(), c.Cold, c.Lists, c.Endpoint, c.Service,
+			c.Restart, c.churn(), c.memory(), c.Note)
 	}
 	_ = t.Flush()
 	for _, l := range r.Latency {
 		fmt.Fprintf(w, "\nconnect() through a Service, %s, %d Services: %s, max %s", (&cell{Proxy: l.Proxy}).title(), l.Services, l.Connect, text(l.Connect.Max))
+	}
+	if l := r.Latency; len(l) > 1 && l[0].Proxy == l[1].Proxy && l[0].Connect.P50 > 0 {
+		fmt.Fprintf(w, "\nwith %d Services p50 is %+.1f %% beside that with %d", l[1].Services, 100*(l[1].Connect.P50/l[0].Connect.P50-1), l[0].Services)
 	}
 	r.ratios(w)
 	fmt.Fprintf(w, "\nthe whole run: %.0f s\n", r.TookSecond)
@@ -43,6 +47,10 @@ func (r *result) ratios(w io.Writer) {
 			continue
 		}
 		fmt.Fprintf(w, "%d x %d: %s takes", c.Services, c.Endpoints, c.title())
+		if c.Cold.budget() == 0 && c.Cold.Value == 0 {
+			fmt.Fprintln(w, " was not measured")
+			continue
+		}
 		if c.Cold.Not == "" && c.Cold.Value > 0 {
 			fmt.Fprintf(w, " %.0f times as long cold,", c.Cold.Value/o.Cold.Value)
 		} else {
@@ -72,6 +80,13 @@ func (c *cell) title() string {
 	return "kube-proxy " + c.Proxy
 }
 
+func (c *cell) memory() string {
+	if c.Peak == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f MB", c.Peak/1e6)
+}
+
 func (c *cell) churn() string {
 	if c.Churn.Not != "" || c.Churn.Value == 0 {
 		return "-"
@@ -81,6 +96,8 @@ func (c *cell) churn() string {
 
 func (f figure) String() string {
 	switch {
+	case strings.HasPrefix(f.Not, "not tried"):
+		return "not tried"
 	case f.Not != "":
 		return f.Not
 	case f.Value == 0:
