@@ -396,10 +396,9 @@ int pl_to_pod(struct __sk_buff *skb)
 		return pass(PASS_OTHER);
 	if (why >= 0)
 		return pass(why);
-	// A peer's pods come by the device by which they are reached, and not, say, without
-	// VXLAN: what a strict reverse path filter asks on the normal path.
-	struct peer *from = peer_of(&p.src);
-	if (!from || from->ifindex != skb->ifindex)
+	// By whichever device: the peer may still take another way to here than we to
+	// there, and half of a flow on the normal path would be invalid.
+	if (!peer_of(&p.src))
 		return pass(PASS_SOURCE);
 	return deliver(skb, &p, to, SHORTCUT_IN);
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 		pods[a] = pod
 	}
 	for cidr, p := range h.want.Peers {
-		if !h.stays(p.Dev) {
+		if !h.stays(p.Dev) || slices.ContainsFunc(p.From, func(dev string) bool { return !h.stays(dev) }) {
 			continue
 		}
 		peer := objectsPeer{Ifindex: uint32(h.index[p.Dev]), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src}

@@ -43,8 +43,10 @@ type machine struct {
 	link  *link.Handle
 	fast  *Handle // nil: off
 	pods  []pod
-	off   map[string]fastpath.Reason
-	last  fastpath.State
+	// probed is what the agent's probes have found; nil: there are none.
+	probed *overlay.Probed
+	off    map[string]fastpath.Reason
+	last   fastpath.State
 }
 
 type pod struct {
@@ -166,7 +168,7 @@ func (w *world) input(t testing.TB, m *machine) overlay.Input {
 	for _, n := range w.api {
 		b.SetNode(n)
 	}
-	in := overlay.Input{Config: overlay.Config{Cluster: "test"}, Node: m.name, Nodes: b.Publish().Nodes}
+	in := overlay.Input{Config: overlay.Config{Cluster: "test"}, Node: m.name, Probed: m.probed, Nodes: b.Publish().Nodes}
 	nettest.Do(t, m.ns, func() {
 		var err error
 		if in.Underlay, err = m.link.ReadUnderlay(w.api[m.index].Addresses[0]); err != nil {

@@ -54,6 +54,9 @@ type Peer struct {
 	// peer behind VXLAN, which is addressed by MAC.
 	Via      netip.Addr
 	Src, Dst link.MAC // the two VTEPs'
+	// From are the devices by which its packets may come: a peer on the same segment
+	// may still take the other way than we, until its probe has come back.
+	From []string
 }
 
 // State is what the programs' maps have, and where the programs are.
@@ -140,15 +143,34 @@ func (s *State) peers(in Input) {
 				continue
 			}
 			p.Src, p.Dst = in.Link.Links[r.Dev].MAC, mac
+			p.From = in.from(in.Link.FDB[link.FDBKey{Dev: r.Dev, MAC: mac}], r.Dev)
 		} else {
-			p.Via = r.Via
+			p.Via, p.From = r.Via, in.from(r.Via, r.Dev)
 		}
 		// Both directions or none: a firewall of the host's that drops what
 		// conntrack finds invalid must not see half of a flow.
-		if s.use(in, r.Dev, ToPod); s.Normal[r.Dev] == "" {
+		all := true
+		for _, dev := range p.From {
+			s.use(in, dev, ToPod)
+			all = all && s.Normal[dev] == ""
+		}
+		if all {
 			s.Peers[key.Dst] = p
 		}
 	}
+}
+
+// from gives the devices by which packets of the peer node with an address may come,
+// to which we send by dev.
+func (in Input) from(node netip.Addr, dev string) []string {
+	if mode := cmp.Or(in.Overlay.Config.Mode, overlay.Auto); mode != overlay.Auto || !in.Overlay.OnLink(node) {
+		return []string{dev}
+	}
+	devs := []string{in.Overlay.Underlay.Device}
+	if _, vxlan := in.Link.Links[overlay.Device]; vxlan {
+		devs = append(devs, overlay.Device)
+	}
+	return devs
 }
 
 func deviceMTU(in Input, dev string) int {

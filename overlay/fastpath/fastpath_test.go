@@ -49,14 +49,16 @@ func check(t *testing.T, got, want any) {
 // device.
 func TestCompile_peers(t *testing.T) {
 	near, far := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.3.0/24")
-	direct := fastpath.Peer{Dev: "eth0", MTU: 1500, Via: netip.MustParseAddr("192.168.0.2")}
+	direct := fastpath.Peer{Dev: "eth0", MTU: 1500, Via: netip.MustParseAddr("192.168.0.2"), From: []string{"eth0", "pl-vxlan"}}
+	alone := direct // there is no VTEP
+	alone.From = []string{"eth0"}
 	tunnel := func(node string) fastpath.Peer {
-		return fastpath.Peer{Dev: "pl-vxlan", MTU: 1450, Src: overlay.VTEPMAC("c", "n1"), Dst: overlay.VTEPMAC("c", node)}
+		return fastpath.Peer{Dev: "pl-vxlan", MTU: 1450, Src: overlay.VTEPMAC("c", "n1"), Dst: overlay.VTEPMAC("c", node), From: []string{"pl-vxlan"}}
 	}
 	for mode, want := range map[overlay.Mode]map[netip.Prefix]fastpath.Peer{
 		overlay.Auto:   {near: direct, far: tunnel("n3")},
 		overlay.VXLAN:  {near: tunnel("n2"), far: tunnel("n3")},
-		overlay.Direct: {near: direct},
+		overlay.Direct: {near: alone},
 	} {
 		if got := fastpath.Compile(input(t, mode)).Peers; len(got) != len(want) {
 			t.Errorf("%s: %v, want %v", mode, got, want)
