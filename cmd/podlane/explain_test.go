@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/podlane/podlane/explain"
 )
+
+var update = flag.Bool("update", false, "write the golden files")
 
 func explainRun(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
@@ -52,5 +57,31 @@ func TestExplain_manifests(t *testing.T) {
 	code, stdout, stderr = explainRun("curl", "nobody:8000", "-f", "../../examples/nginx.yaml")
 	if code != 0 || !strings.Contains(stdout, "NXDOMAIN") || !strings.Contains(stdout, "verdict: no-name") {
 		t.Errorf("a name that does not exist: status %d, %s%s", code, stdout, stderr)
+	}
+}
+
+// The JSON is stable: a script that reads it goes on working. Fields may be added.
+func TestExplain_json(t *testing.T) {
+	for name, args := range map[string][]string{
+		"service": {"curl", "nginx-service:8000"}, "node": {"node/n1", "svc/default/nginx-service:8000"}, "outside": {"203.0.113.9", "10.96.0.10:53", "--protocol", "udp", "--node", "n2"},
+	} {
+		code, stdout, stderr := explainRun(append(args, "-f", "../../examples/nginx.yaml", "-o", "json")...)
+		if code != 0 {
+			t.Errorf("%s: status %d: %s", name, code, stderr)
+			continue
+		}
+		golden := filepath.Join("testdata", "explain-"+name+".json")
+		if *update {
+			if err := os.WriteFile(golden, []byte(stdout), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stdout != string(want) {
+			t.Errorf("%s is not %s (-update writes it):\n%s", name, golden, stdout)
+		}
 	}
 }
