@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -37,17 +38,43 @@ func (t Traffic) startLong(ctx context.Context, u *url.URL) *longs {
 	return l
 }
 
-var errSecondConnection = errors.New("the long connection ended")
+// watched remembers how its connection ended.
+type watched struct {
+	net.Conn
+	end atomic.Pointer[error]
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err != nil {
+		w.end.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// ended tells it.
+func (w *watched) ended(began time.Time) error {
+	err := errors.New("its reader has not seen the end")
+	if e := w.end.Load(); e != nil {
+		err = *e
+	}
+	return fmt.Errorf("the long connection from %s ended after %v: %w", w.LocalAddr(), time.Since(began).Round(time.Millisecond), err)
+}
 
 // run sends requests over one connection, and no other.
 func (l *longs) run(ctx context.Context, u *url.URL, timeout time.Duration) error {
-	dialed := false
+	began := time.Now()
+	var first *watched
 	transport := &http.Transport{MaxConnsPerHost: 1, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if dialed {
-			return nil, errSecondConnection
+		if first != nil {
+			return nil, first.ended(began)
 		}
-		dialed = true
-		return new(net.Dialer).DialContext(ctx, network, addr)
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		first = &watched{Conn: conn}
+		return first, nil
 	}}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: timeout}
