@@ -55,6 +55,12 @@ bench-path: build ## what a hop costs: node to node, flannel's layouts, ours, th
 bench-explain: check-go ## podlane explain with 10,000 Services of 10 endpoints: asking a running agent (200 ms wanted), and from manifests (1.5 s); root, 1 min (go test -bench Explain ./cmd/podlane)
 	$(GO) test -run '^$$' -bench 'Explain' -benchtime 10x ./agent ./explain ./cmd/podlane
 
+bench-floor: check-go ## perf's own engine beside the real qperf over loopback, 4 min, a quiet machine (go test -run '^$$' -bench Floor -benchtime 20x ./perf/qperf)
+	$(GO) test -run '^$$' -bench Floor -benchtime 20x -timeout 20m ./perf/qperf
+
+bench-aa: check-go ## 20 evaluations of one path under three names, 20 min: at most 3 may find a difference (RUNS=20 BUDGET=1m)
+	$(GO) test -count=1 -v -timeout 2h -run TestAA ./perf -aa $(or $(RUNS),20) -aa-budget $(or $(BUDGET),1m)
+
 bpf: check-go ## the fast path's programs, from their C source, with Debian's clang-14, llvm-14 and libbpf-dev (go generate ./kernel/bpf/...)
 	$(GO) generate ./kernel/bpf/...
 

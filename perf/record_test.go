@@ -27,6 +27,27 @@ func TestRecord(t *testing.T) {
 	if *record == "" {
 		t.Skip("records noise only when told where to")
 	}
+	paths := threeNames(t)
+	e, err := Evaluate(context.Background(), Config{Paths: paths, Rounds: *recordRounds, Duration: 200 * time.Millisecond, Warmup: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := noise{}
+	for _, row := range e.Rows {
+		n[string(row.Test)] = append(n[string(row.Test)], row.Rounds)
+	}
+	text, err := json.Marshal(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(*record, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// threeNames is one path, over a veth pair, under three names.
+func threeNames(t *testing.T) (paths []Path) {
+	t.Helper()
 	nettest.New(t)
 	server := nettest.Make(t)
 	nettest.Run(t, "ip", "link", "add", "a0", "type", "veth", "peer", "name", "b0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(server)))
@@ -43,23 +64,8 @@ func TestRecord(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	})
-	var paths []Path
 	for i, name := range []string{NodeNode, PodPod, PodServicePod} {
 		paths = append(paths, Path{Name: name, Address: fmt.Sprintf("10.77.0.%d", i+1), Exec: run})
 	}
-	e, err := Evaluate(context.Background(), Config{Paths: paths, Rounds: *recordRounds, Duration: 200 * time.Millisecond, Warmup: 50 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := noise{}
-	for _, row := range e.Rows {
-		n[string(row.Test)] = append(n[string(row.Test)], row.Rounds)
-	}
-	text, err := json.Marshal(n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(*record, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	return paths
 }
