@@ -20,7 +20,8 @@
     unit === "bytes/s" ? scale(v, 1, ["bytes/sec", "KB/sec", "MB/sec", "GB/sec", "TB/sec"]) : scale(v, 1, ["/sec", "K/sec", "M/sec", "G/sec"]);
 
   // A path's name on as many lines as it needs in its column.
-  const wrap = name => name.replace("/", "\n").replace("-service-", "-\nservice-\n").replace(/^(pod|node)-(pod|node)/, "$1-\n$2");
+  const half = word => word.length < 9 || word.includes("\n") ? word : word.slice(0, word.length >> 1) + "-\n" + word.slice(word.length >> 1);
+  const wrap = name => name.replace("/", "\n").replaceAll("+", "\n+").replace("-service-", "-\nservice-\n").replace(/^(pod|node)-(pod|node)/, "$1-\n$2").split("\n").map(half).join("\n");
   const axis = { stroke: () => css("--dim"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
   const names = list => ({ ...axis, size: 14 + 15 * Math.max(...list.map(n => wrap(n).split("\n").length)), grid: { show: false }, splits: () => list.map((_, i) => i), values: () => list.map(wrap) });
 
@@ -148,7 +149,7 @@
       list.push([i, at, at + s.adds, worse ? "--p1" : "--p2"]);
       if (s.low !== 0 || s.high !== 0) whiskers.push([i, at + s.low, at + s.high]);
       texts.push(s.part + ": " + (s.adds < 0 ? "" : "+") + figure(s.adds, unit) + " (" + figure(s.low, unit) + " .. " + figure(s.high, unit) + ")");
-      labels.push(s.part.split(" ").map(word => word.length < 10 ? word : word.slice(0, word.length >> 1) + "-\n" + word.slice(word.length >> 1)).join("\n"));
+      labels.push(s.part.split(" ").map(half).join("\n"));
       at += s.adds;
       end = s.to;
     }
