@@ -35,6 +35,9 @@ e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernete
 scenarios: check-go ## what machines and people do to nodes, in the lab, under a packet every 10 ms (cd test/scenarios && go test . -scenarios)
 	cd test/scenarios && $(GO) test -v -count=1 -timeout 20m . -scenarios | grep --line-buffered -v '^=== ' && exit $${PIPESTATUS[0]}
 
+e2e-perf: check-go ## podlane perf run on that Kubernetes: every path, bad input, killed at ten points; root, 10 min (cd test/e2e && go test ./real -perf)
+	cd test/e2e && $(GO) test -v -count=1 -timeout 60m -run 'TestPodlane/(not_ready|installs|perf)' ./real -perf
+
 test: check-go ## all tests (go test ./...)
 	@.ci/test
 

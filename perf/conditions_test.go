@@ -92,6 +92,21 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// The quantiles' intervals are of the rounds, not of the messages.
+func TestQuantiles(t *testing.T) {
+	var rs []*qperf.Result
+	for i := range 20 {
+		rs = append(rs, &qperf.Result{Latency: &qperf.Distribution{P50: 10e-6, P90: 20e-6, P99: float64(90+i) * 1e-6, P999: 1e-3}})
+	}
+	qs := quantiles(rs)
+	if len(qs) != 4 || qs[0] != (Quantile{0.5, 10e-6, 10e-6, 10e-6}) || qs[2].Part != 0.99 || qs[2].Low < 93e-6 || qs[2].Low > 99.5e-6 || qs[2].High < 99.5e-6 || qs[2].High > 106e-6 {
+		t.Errorf("%+v", qs)
+	}
+	if few := quantiles(rs[:3]); few[2].Low != 0 || few[2].High != 0 || few[2].Median < 90.9e-6 || few[2].Median > 91.1e-6 {
+		t.Errorf("%+v", few)
+	}
+}
+
 // seen answers every cell as a server that was reached at own, when it was asked for at asked.
 func seen(name, asked, own string) Path {
 	p := fake(name, func(int) float64 { return 1 })

@@ -61,6 +61,8 @@ func (e *Evaluation) conclude() (err error) {
 	}
 	e.Steps = e.decompose(e.parts)
 	e.Warnings = warnings(e)
+	used := usage(e)
+	e.Steal, e.Others = used.steal, used.others
 	return nil
 }
 

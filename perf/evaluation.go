@@ -106,6 +106,8 @@ type Evaluation struct {
 	// Invalid is why the figures must not be used; empty where they may.
 	Invalid  string   `json:"invalid,omitempty"`
 	Warnings []string `json:"warnings,omitempty"` // of conditions that weaken the figures
+	Steal    float64  `json:"steal"`              // part of the CPUs that the hypervisor took
+	Others   float64  `json:"others"`             // part that other work used while nothing was measured
 	Rows     []Row    `json:"evaluation"`
 	Steps    []Step   `json:"steps,omitempty"` // what each part of the way adds
 	Cells    []Cell   `json:"cells"`

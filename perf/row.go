@@ -44,6 +44,34 @@ type Row struct {
 	RecvCost     float64             `json:"recv_cost,omitempty"`    // and the server's; where both are one machine, the same twice
 	Retransmits  uint64              `json:"retransmits,omitempty"`  // TCP: segments, all rounds
 	Distribution *qperf.Distribution `json:"distribution,omitempty"` // latency: all rounds together
+	Quantiles    []Quantile          `json:"quantiles,omitempty"`    // latency: how much they differ between rounds
+}
+
+// A Quantile is what one part of the messages took at most, of each round by itself: the median of the rounds and
+// the 95 % interval of the typical round's; there is none with fewer than six.
+type Quantile struct {
+	Part   float64 `json:"part"`   // 0.99
+	Median float64 `json:"median"` // seconds, one way
+	Low    float64 `json:"low,omitempty"`
+	High   float64 `json:"high,omitempty"`
+}
+
+func quantiles(results []*qperf.Result) (qs []Quantile) {
+	for _, of := range []struct {
+		part float64
+		of   func(*qperf.Distribution) float64
+	}{
+		{0.5, func(d *qperf.Distribution) float64 { return d.P50 }}, {0.9, func(d *qperf.Distribution) float64 { return d.P90 }},
+		{0.99, func(d *qperf.Distribution) float64 { return d.P99 }}, {0.999, func(d *qperf.Distribution) float64 { return d.P999 }},
+	} {
+		xs := each(results, func(r *qperf.Result) float64 { return of.of(r.Latency) })
+		q := Quantile{Part: of.part, Median: stats.Median(xs)}
+		if _, low, high, err := stats.Shift(xs, Confidence); err == nil {
+			q.Low, q.High = low, high
+		}
+		qs = append(qs, q)
+	}
+	return qs
 }
 
 // Rows makes the rows of an evaluation's cells, in the order of its tests and paths.
@@ -100,6 +128,7 @@ func (row *Row) extras(results []*qperf.Result) error {
 		row.LossMedian = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Loss.Fraction }))
 	}
 	if row.Test.Latency() {
+		row.Quantiles = quantiles(results)
 		var err error
 		if row.Distribution, err = merged(results); err == nil {
 			row.Distribution.HDR = "" // the cells have it

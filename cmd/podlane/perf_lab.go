@@ -70,6 +70,7 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 // finish writes the outputs and gives the exit status: what is invalid is written too, marked so.
 func (p *perfFlags) finish(cmd *cobra.Command, e *perf.Evaluation, err error) error {
 	if e != nil {
+		e.Notes = append(e.Notes, perf.Note{Name: "podlane", Value: versionText()})
 		e.Command = append(e.Command, strings.Join(append([]string{"podlane"}, os.Args[min(1, len(os.Args)):]...), " "))
 		if err == nil || e.Invalid != "" && p.out.json != "" {
 			err = errors.Join(err, p.out.write(cmd, e))

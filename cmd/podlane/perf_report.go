@@ -26,7 +26,7 @@ func (o *perfOutputs) flags(f *pflag.FlagSet) {
 
 // write writes the files asked for, and the table to standard output unless the JSON goes there.
 func (o perfOutputs) write(cmd *cobra.Command, e *perf.Evaluation) error {
-	about := report.About{Date: e.Date.Format(time.RFC3339), Version: versionText(), Commands: e.Command}
+	about := report.About{Date: e.Date.Format(time.RFC3339), Commands: e.Command}
 	var errs []error
 	for _, f := range []struct {
 		path  string

@@ -131,6 +131,10 @@ func conditions(e *perf.Evaluation, about About) []Fact {
 	add("offloads off", distinct(e, func(m perf.Machine) []string {
 		return factsOf(m, func(f qperf.Facts) string { return strings.Join(f.Off, ", ") })
 	}))
+	if len(e.Cells) > 0 {
+		add("CPU taken by the hypervisor", fmt.Sprintf("%.1f %%", 100*e.Steal))
+		add("CPU used by other work", fmt.Sprintf("%.0f %%", 100*e.Others))
+	}
 	add("datagrams", fmt.Sprintf("%d bytes in udp_bw", e.Datagram))
 	for _, n := range e.Notes {
 		add(n.Name, n.Value)

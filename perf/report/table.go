@@ -57,13 +57,28 @@ func textRows(e *perf.Evaluation) []textRow {
 		if r.RatioLow > 0 {
 			t.Interval = ratio(r.RatioLow) + " .. " + ratio(r.RatioHigh)
 		}
-		if d := r.Distribution; d != nil {
-			t.Tail = fmt.Sprintf("P50 %s, P99 %s, P99.9 %s, max %s", r.Test.Format(d.P50), r.Test.Format(d.P99), r.Test.Format(d.P999), r.Test.Format(d.Max))
+		if r.Distribution != nil {
+			t.Tail = tail(r)
 		}
 		rows = append(rows, t)
 		last = r.Test
 	}
 	return rows
+}
+
+// tail is the distribution in words; in brackets how much a quantile differs between rounds.
+func tail(r perf.Row) string {
+	d := r.Distribution
+	between := func(part float64) string {
+		for _, q := range r.Quantiles {
+			if q.Part == part && q.High > 0 {
+				return fmt.Sprintf(" (%s .. %s)", r.Test.Format(q.Low), r.Test.Format(q.High))
+			}
+		}
+		return ""
+	}
+	return fmt.Sprintf("P50 %s%s, P99 %s%s, P99.9 %s%s, max %s", r.Test.Format(d.P50), between(0.5), r.Test.Format(d.P99), between(0.99),
+		r.Test.Format(d.P999), between(0.999), r.Test.Format(d.Max))
 }
 
 // cpu is a cost in words: of each end, and the network's share of it.
