@@ -16,7 +16,8 @@ import (
 )
 
 var (
-	long = flag.Bool("long", false, "scenarios at full length")
+	long    = flag.Bool("long", false, "scenarios at full length")
+	perfToo = flag.Bool("perf", false, "podlane perf run on the cluster too, killed at ten points: ten minutes more")
 	// cluster is the one of all tests.
 	cluster *machines.Cluster
 )
@@ -73,6 +74,7 @@ func TestPodlane(t *testing.T) {
 		{"readiness", testReadiness},
 		{"stateful set", testStatefulSet},
 		{"rolling update", testRollingUpdate},
+		{"perf", testPerf},
 		{"agent restart", testAgentRestart},
 		{"faults", testFaults},
 		{"vxlan", testVXLAN},
