@@ -40,11 +40,13 @@ type Results map[string]Result
 // then less and less often.
 const (
 	steady     = 10 * time.Second
-	perTarget  = 20 * time.Millisecond // added to steady for each target, so that many nodes ask less often
+	perTarget  = 40 * time.Millisecond // added to steady for each target, so that many nodes ask less often
 	firstRetry = 100 * time.Millisecond
 	lostAfter  = 3           // in a row
 	soonest    = time.Second // between questions that others' questions bring about
 	together   = 10 * time.Millisecond
+	turns      = 100 * time.Millisecond // between looks for what is due
+	atOnce     = 10                     // questions in one look, so that a cluster of which nobody answers costs little
 )
 
 // Prober asks and answers.
@@ -56,6 +58,7 @@ type Prober struct {
 
 	mu      sync.Mutex
 	targets map[string]*state
+	order   []*state              // the same; who was asked goes to the end
 	peers   map[netip.Addr]string // addresses that are answered → their node
 	asked   map[uint64]string     // number of a question under way → target
 	next    uint64
@@ -105,7 +108,10 @@ func (p *Prober) Try(targets []Target) {
 		p.changed = true
 	}
 	p.changed = p.changed || len(fresh) != len(p.targets)
-	p.targets = fresh
+	p.targets, p.order = fresh, nil
+	for _, t := range targets {
+		p.order = append(p.order, fresh[t.Name])
+	}
 	p.wakeUp()
 }
 
@@ -167,22 +173,30 @@ func (p *Prober) Run(ctx context.Context) error {
 	}
 }
 
-// turn sends what is due, and gives how long nothing is.
+// turn sends of what is due as much as goes at once, and gives how long nothing is.
 func (p *Prober) turn(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	rest := steady
-	for _, s := range p.targets {
-		if !s.at.After(now) {
+	rest, left := steady, atOnce
+	var asked, others []*state
+	for _, s := range p.order {
+		if left > 0 && !s.at.After(now) {
 			p.ask(s, now)
+			left--
+			asked = append(asked, s)
+		} else {
+			others = append(others, s)
 		}
 		rest = min(rest, s.at.Sub(now))
+	}
+	if len(asked) > 0 {
+		p.order = append(others, asked...)
 	}
 	if p.changed {
 		p.changed = false
 		p.publish()
 	}
-	return max(rest, together)
+	return max(rest, turns)
 }
 
 // ask counts a question without an answer as a miss, and sends the next one.
