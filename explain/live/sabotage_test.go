@@ -108,7 +108,7 @@ var sabotages = []sabotage{
 	{"the server's link is down", "node/n2", "ip link set SERVERLINK down", "", "n2", "", "PL-006"},
 	{"another VXLAN link has the port", "node/n1", "ip link add vx9 type vxlan id 9 dstport 8472 dev eth0", "ip link del vx9", "", "", "PL-013"},
 	{"another network's bridge has the pods' addresses", "node/n2", "ip link add cni0 type bridge && ip addr add 10.244.2.9/24 dev cni0 && ip link set cni0 up", "ip link del cni0", "", "", "PL-016"},
-	{"kube-proxy's table is left", "node/n1", "nft add table ip kube-proxy", "nft delete table ip kube-proxy", "", "", "PL-012"},
+	{"kube-proxy's table is left", "node/n1", "nft add table ip kube-proxy && nft add chain ip kube-proxy nat-prerouting '{ type nat hook prerouting priority dstnat; }'", "nft delete table ip kube-proxy", "", "", "PL-012"},
 	{"IPv6 forwarding is off", "node/n2", "sysctl -qw net.ipv6.conf.all.forwarding=0", "", "", "", "PL-008"},
 	{"DNS is stopped", "node/n2", "kill -STOP DNSPID", "kill -CONT DNSPID", "", "", "PL-046"},
 }

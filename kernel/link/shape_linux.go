@@ -12,20 +12,25 @@ import (
 // queueTime is how long a packet may wait in a shaper's queue, in microseconds.
 const queueTime = 25_000
 
+// shaperHandle is our mark on a queueing discipline, since a link of ours may get one of
+// someone else's: "pl".
+var shaperHandle = netlink.MakeHandle(0x706c, 0)
+
 // tbf is the token bucket of a shape: its limit is what may wait beside the burst, so
 // that both can be read back.
 func tbf(index int, s Shape) *netlink.Tbf {
 	rate := min(s.Rate, math.MaxUint32)
 	burst := uint32(min(s.Burst, math.MaxUint32/2))
 	return &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: shaperHandle, Parent: netlink.HANDLE_ROOT},
 		Rate:       rate, Limit: waiting(rate) + burst, Buffer: netlink.Xmittime(rate, burst),
 	}
 }
 
 func waiting(rate uint64) uint32 { return uint32(min(rate*queueTime/1_000_000, math.MaxUint32/2)) }
 
-// shapes adds to our links what shapes them, and where their ingress goes.
+// shapes adds to our links what shapes them, and to which of our links their ingress
+// goes. What others have put there is none of ours, and stays.
 func (h *Handle) shapes(s State, all map[int]device) error {
 	if len(s.Links) == 0 || h.sysctl.here() != nil {
 		return nil
@@ -42,10 +47,17 @@ func (h *Handle) shapes(s State, all map[int]device) error {
 		}
 		switch q := q.(type) {
 		case *netlink.Tbf:
+			if q.Handle != shaperHandle {
+				continue
+			}
 			l.Shape = Shape{Rate: q.Rate, Burst: uint64(q.Limit - min(q.Limit, waiting(q.Rate)))}
 		case *netlink.Ingress:
-			if l.IngressTo, err = redirected(d.index, all); err != nil {
+			to, err := redirected(d.index, all)
+			if err != nil {
 				return err
+			}
+			if _, ours := s.Links[to]; ours {
+				l.IngressTo = to
 			}
 		}
 		s.Links[d.name] = l
@@ -79,15 +91,19 @@ func (a *applier) shape(index int, o LinkObject) error {
 	if o.Kind != Veth && o.Kind != IFB {
 		return nil
 	}
-	none := o.Shape == Shape{} && o.IngressTo == ""
-	if none && o.Have.Shape == (Shape{}) && o.Have.IngressTo == "" {
+	if o.Shape == o.Have.Shape && o.IngressTo == o.Have.IngressTo {
 		return nil
 	}
 	if err := a.sysctl.here(); err != nil {
 		return err
 	}
-	if err := shapeEgress(index, o.Shape); err != nil {
-		return fmt.Errorf("shape: %w", err)
+	if o.Shape != o.Have.Shape {
+		if err := shapeEgress(index, o.Shape); err != nil {
+			return fmt.Errorf("shape: %w", err)
+		}
+	}
+	if o.IngressTo == o.Have.IngressTo {
+		return nil
 	}
 	return a.redirect(index, o.IngressTo)
 }
