@@ -63,6 +63,9 @@ func printVerification(w io.Writer, v *live.Verification) error {
 		}
 		b.WriteByte('\n')
 	}
+	if v.Counted < 0 && v.NotCounted != "" {
+		fmt.Fprintf(&b, "  the frontend's counter was not read: %s\n", v.NotCounted)
+	}
 	if v.Counted >= 0 {
 		fmt.Fprintf(&b, "  the frontend's counter rose by %d\n", v.Counted)
 	}

@@ -24,6 +24,7 @@ import (
 // probe from a pod runs beside it. All of it with the user's own rights.
 type kubeSite struct {
 	user   *kube.User
+	nodeOf func(pod cluster.Key) string
 	agents map[string]kube.Place
 	all    []string
 }
@@ -46,7 +47,12 @@ func Kube(ctx context.Context, kubeconfig string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := &kubeSite{user: user, agents: agents}
+	at := &kubeSite{user: user, agents: agents, nodeOf: func(pod cluster.Key) string {
+		if p := s.Pods.Get(pod); p != nil {
+			return p.Node
+		}
+		return ""
+	}}
 	for _, k := range s.Nodes.Keys() {
 		at.all = append(at.all, k.Name)
 	}
@@ -136,11 +142,13 @@ func until(ctx context.Context, stop <-chan struct{}) io.Reader {
 // which its node has.
 func (k *kubeSite) beside(ctx context.Context, pod string, argv []string) ([]byte, error) {
 	ns, name, _ := strings.Cut(pod, "/")
-	for _, a := range k.agents {
-		argv = append(argv, "--result", "/dev/termination-log")
-		return k.user.RunBeside(ctx, cluster.Key{Namespace: ns, Name: name}, fmt.Sprintf("podlane-probe-%08x", rand.Uint32()), a.Image, argv)
+	at := cluster.Key{Namespace: ns, Name: name}
+	a, err := k.agent(k.nodeOf(at))
+	if err != nil {
+		return nil, fmt.Errorf("the pod's node %s: %w", k.nodeOf(at), err)
 	}
-	return nil, errors.New("no agent's pod runs in this cluster")
+	argv = append(argv, "--result", "/dev/termination-log")
+	return k.user.RunBeside(ctx, at, fmt.Sprintf("podlane-probe-%08x", rand.Uint32()), a.Image, argv)
 }
 
 // port: no command can find a free port in a pod before the probe runs there. Below

@@ -57,8 +57,11 @@ func (c *Cluster) probe(ctx context.Context, v *Verification, a explain.Access) 
 		v.Seen[n] = traces[i]
 	}
 	if before >= 0 {
-		if after := c.counter(ctx, v); after >= before {
+		switch after := c.counter(ctx, v); {
+		case after >= before:
 			v.Counted = after - before
+		case after >= 0:
+			v.NotCounted = "the rules were made anew meanwhile"
 		}
 	}
 	v.took()
@@ -126,6 +129,18 @@ func (v *Verification) nodes() []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
+// countedAt is the frontend by which connections are counted: those by a NodePort
+// together, whichever of the node's addresses they came to.
+func countedAt(s *explain.ServiceChoice) netip.AddrPort {
+	switch {
+	case s.Kind != "NodePort":
+		return s.Frontend
+	case s.Frontend.Addr().Is6():
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), s.Frontend.Port())
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), s.Frontend.Port())
+}
+
 // counter reads the frontend's counter of new connections, or gives -1.
 func (c *Cluster) counter(ctx context.Context, v *Verification) int {
 	if len(v.Answer.Services) == 0 {
@@ -137,14 +152,16 @@ func (c *Cluster) counter(ctx context.Context, v *Verification) int {
 		Protocol string `json:"protocol"`
 		New      int    `json:"new_connections"`
 	}
-	if c.observe(ctx, "node/"+s.Node, &list, "counters") != nil {
+	if err := c.observe(ctx, "node/"+s.Node, &list, "counters"); err != nil {
+		v.NotCounted = err.Error()
 		return -1
 	}
 	for _, l := range list {
-		if l.Frontend == s.Frontend.String() && l.Protocol == v.Answer.Protocol {
+		if l.Frontend == countedAt(s).String() && l.Protocol == v.Answer.Protocol {
 			return l.New
 		}
 	}
+	v.NotCounted = fmt.Sprintf("node %s has no counter of %s %s", s.Node, v.Answer.Protocol, countedAt(s))
 	return -1
 }
 

@@ -23,6 +23,8 @@ type Verification struct {
 	Took *explain.Path `json:"took,omitempty"`
 	// Counted is by how much the frontend's counter rose, -1 where there is none.
 	Counted int `json:"counted"`
+	// NotCounted says why Counted is -1 for a Service.
+	NotCounted string `json:"not_counted,omitempty"`
 	// First is the first hop, in the order of a packet, where reality differs from
 	// the Plan; empty where none does.
 	First *Finding `json:"first,omitempty"`
@@ -63,7 +65,12 @@ func (c *Cluster) Verify(ctx context.Context, a explain.Access) (*Verification, 
 		return nil, err
 	}
 	if err := c.probe(ctx, v, a); err != nil {
-		return nil, err
+		if len(v.All) == 0 {
+			return nil, err
+		}
+		// What is wrong already may be why: it is worth more than the error.
+		v.Probe = nil
+		v.All = append(v.All, Finding{Hop: "probe", ID: "probe", What: "could not be sent: " + err.Error()})
 	}
 	v.judge(a)
 	if len(v.All) > 0 {

@@ -93,7 +93,7 @@ func testExplain(t *testing.T) {
 	t.Run("from a node, and from outside", func(t *testing.T) {
 		must(t, admin, 0, []string{"all is as explained"}, "explain", "node/"+first.Name, "svc/default/seen:80", "--verify")
 		port := kubectl(t, "get", "service", "seen", "-o", "jsonpath={.spec.ports[0].nodePort}")
-		must(t, admin, 0, []string{"all is as explained"}, "explain", "outside", hostPort(first.IP4, port), "--verify")
+		must(t, admin, 0, []string{"all is as explained", "counter rose by"}, "explain", "outside", hostPort(first.IP4, port), "--verify")
 	})
 	t.Run("what is in the way is named", func(t *testing.T) {
 		obstacle(t, other, `nft add table inet fw; nft add chain inet fw f '{ type filter hook forward priority 10; }'; nft add rule inet fw f tcp dport 8080 drop`, "nft delete table inet fw")
