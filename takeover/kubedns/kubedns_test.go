@@ -69,3 +69,29 @@ func TestBeforeRanges(t *testing.T) {
 		t.Errorf("%v: %s", err, made)
 	}
 }
+
+// A Service of another namespace cannot lead to the servers, and nothing is read for it.
+func TestRead_twoNamespaces(t *testing.T) {
+	_, err := Read(t.Context(), nil, Options{Service: Name{"kube-system", "kube-dns"}, DaemonSet: Name{"podlane", "podlane-dns"}})
+	if err == nil || !strings.Contains(err.Error(), "two namespaces") {
+		t.Error(err)
+	}
+}
+
+// A switched Service whose selector somebody has mixed with his own is switched once
+// more, and still knows the way back.
+func TestSwitched_again(t *testing.T) {
+	of := func(s object) object { return s["spec"].(object)["selector"].(object) }
+	s := object{"metadata": object{}, "spec": object{"selector": object{"k8s-app": "kube-dns"}, "ports": []any{}}}
+	for range 2 {
+		var err error
+		if s, err = switched(s, map[string]string{"app": "podlane"}); err != nil {
+			t.Fatal(err)
+		}
+		s["spec"].(object)["selector"] = object{"app": "podlane", "k8s-app": "kube-dns"}
+	}
+	back, labels, err := restored(s)
+	if err != nil || len(labels) != 1 || len(of(back)) != 1 || labels["k8s-app"] != "kube-dns" {
+		t.Errorf("%v %v: %v", back, labels, err)
+	}
+}

@@ -72,7 +72,9 @@ func switched(s object, to map[string]string) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	notes[before] = string(text)
+	if notes[before] == nil { // what led here already, and was merged with another's, is no way back
+		notes[before] = string(text)
+	}
 	spec["selector"], spec["trafficDistribution"] = to, nearest
 	var ports []any
 	list, _ := spec["ports"].([]any)

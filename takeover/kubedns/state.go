@@ -54,6 +54,9 @@ func (o Options) copiedPath() string {
 
 // Read asks the API server for all that counts.
 func Read(ctx context.Context, api *kube.API, o Options) (*State, error) {
+	if o.Service.Namespace != o.DaemonSet.Namespace {
+		return nil, fmt.Errorf("the Service %s and the DaemonSet %s are in two namespaces: a Service leads to pods of its own one alone", o.Service, o.DaemonSet)
+	}
 	s := &State{Options: o, api: api}
 	found, err := s.readDaemonSet(ctx)
 	if err == nil && !found {
@@ -156,7 +159,10 @@ func (s *State) Remarks() []string {
 		}
 	}
 	if m := s.service.Metadata.Labels["addonmanager.kubernetes.io/mode"]; m == "Reconcile" {
-		out = append(out, "label addonmanager.kubernetes.io/mode=Reconcile: the addon manager switches the Service back, unless the addon is turned off")
+		out = append(out, "label addonmanager.kubernetes.io/mode=Reconcile: the addon manager applies the Service again, and may so mix its selector with ours, which fits no pod: turn the addon off first")
+	}
+	if notes := s.service.Metadata.Annotations; notes["kubectl.kubernetes.io/last-applied-configuration"] != "" || notes["meta.helm.sh/release-name"] != "" {
+		out = append(out, "whoever applies the Service again from its own manifest or chart mixes that selector with ours, which fits no pod: --undo before that")
 	}
 	return out
 }
