@@ -27,7 +27,7 @@ func (r *run) counters(ctx context.Context) (byNode map[string]counter, note str
 	}
 	byNode = map[string]counter{}
 	for _, p := range list.Items {
-		if p.Status.Phase != corev1.PodRunning || p.Spec.NodeName != r.from && p.Spec.NodeName != r.to {
+		if p.Status.Phase != corev1.PodRunning || p.DeletionTimestamp != nil || !p.Spec.HostNetwork || p.Spec.NodeName != r.from && p.Spec.NodeName != r.to {
 			continue
 		}
 		c := r.counter(p)

@@ -103,6 +103,9 @@ func receiveDatagrams(f *flow) {
 func (f *flow) drain(b *batch) {
 	for end := f.now() + 5*tick; f.now() < end && !f.stop.Load(); {
 		n, err := b.receive(f.fd, &f.peer)
+		if errors.Is(err, unix.EINTR) { // the scheduler's signal, not the end of the wait
+			continue
+		}
 		if err != nil {
 			return
 		}
