@@ -34,8 +34,9 @@ func (a *Agent) view(ctx context.Context) error {
 		return nil
 	}
 	l, err := net.Listen("tcp", a.config.View)
-	if err != nil {
-		return fmt.Errorf("the page: %w", err)
+	if err != nil { // no reason for the node to go without an agent
+		a.log.Warn("no page", "err", err)
+		return nil
 	}
 	a.log.Info("page", "url", fmt.Sprintf("http://%s/", l.Addr()))
 	return (&view.Viewer{Name: "on node " + a.config.Node, Source: viewed{a}}).Serve(ctx, l)
