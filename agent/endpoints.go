@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+	"sync"
 )
 
-// mostConnections bounds the connections to the agent's port, which pods reach.
+// mostConnections bounds the connections to the agent's port from outside of the node,
+// pods too.
 const mostConnections = 64
 
 // endpoints answers the kubelet and Prometheus: /healthz whether the loop turns,
@@ -60,7 +62,7 @@ func (s *serving) readyz(w http.ResponseWriter, _ *http.Request) {
 // node is not for pods.
 func ownNode(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+		if !fromLoopback(r.RemoteAddr) {
 			http.Error(w, "for the node itself", http.StatusForbidden)
 			return
 		}
@@ -68,7 +70,14 @@ func ownNode(f http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// bounded accepts no more connections at once than it has room for.
+func fromLoopback(remote string) bool {
+	from, err := netip.ParseAddrPort(remote)
+	return err == nil && from.Addr().Unmap().IsLoopback()
+}
+
+// bounded holds no more connections of others at once than it has room for. One too
+// many is closed, since it must keep nobody waiting, and the node's own are not
+// counted: the kubelet asks from there.
 type bounded struct {
 	net.Listener
 	room chan struct{}
@@ -80,21 +89,18 @@ type boundedConn struct {
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
-	b.room <- struct{}{}
-	c, err := b.Listener.Accept()
-	if err != nil {
-		<-b.room
-		return nil, err
-	}
-	done := make(chan struct{}, 1)
-	done <- struct{}{}
-	return boundedConn{c, func() {
-		select {
-		case <-done:
-			<-b.room
-		default: // closed before
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil || fromLoopback(c.RemoteAddr().String()) {
+			return c, err
 		}
-	}}, nil
+		select {
+		case b.room <- struct{}{}:
+			return boundedConn{c, sync.OnceFunc(func() { <-b.room })}, nil
+		default:
+			_ = c.Close()
+		}
+	}
 }
 
 func (c boundedConn) Close() error {

@@ -1,9 +1,13 @@
 package agent
 
 import (
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,30 +40,61 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// TestBounded: a connection too many waits until another one ends.
+// others has the first so many connections come from a pod.
+type others struct {
+	net.Listener
+	n int
+}
+
+type otherConn struct{ net.Conn }
+
+func (otherConn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.244.1.5:1234"))
+}
+
+func (o *others) Accept() (net.Conn, error) {
+	c, err := o.Listener.Accept()
+	if o.n--; err != nil || o.n < 0 {
+		return c, err
+	}
+	return otherConn{c}, nil
+}
+
+// TestBounded: a pod that holds as many connections as it can gets no more of them,
+// and neither keeps the kubelet out nor itself for ever.
 func TestBounded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bounded{l, make(chan struct{}, 1)}
 	server := &http.Server{Handler: http.NotFoundHandler()}
 	defer server.Close()
-	go func() { _ = server.Serve(b) }()
-	idle, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	room := make(chan struct{}, mostConnections)
+	go func() { _ = server.Serve(&bounded{&others{l, mostConnections + 1}, room}) }()
+	var idle []net.Conn
+	for range mostConnections + 1 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		idle = append(idle, c)
 	}
-	time.Sleep(50 * time.Millisecond)
-	client := &http.Client{Timeout: 200 * time.Millisecond}
-	if _, err := client.Get("http://" + l.Addr().String()); err == nil {
-		t.Error("one too many is answered")
+	last := idle[mostConnections]
+	_ = last.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("one too many is kept: %v", err)
 	}
-	_ = idle.Close()
-	client.Timeout = 5 * time.Second
-	r, err := client.Get("http://" + l.Addr().String())
+	client := &http.Client{Timeout: 5 * time.Second}
+	r, err := client.Get("http://" + l.Addr().String() + "/healthz")
 	if err != nil {
-		t.Fatal("none is answered after the other has ended:", err)
+		t.Fatal("the node itself is kept out:", err)
 	}
 	_ = r.Body.Close()
+	_ = idle[0].Close()
+	for end := time.Now().Add(5 * time.Second); len(room) == mostConnections; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a connection that has ended keeps its room")
+		}
+	}
 }
