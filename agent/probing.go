@@ -128,6 +128,11 @@ func (p *probing) result(kind string, w overlay.Way) probe.Result {
 
 // judge takes new results. A way is trusted when packets arrive on it, and no longer
 // when they do not while the node itself answers: an agent that is not there says
+		t := probe.Target{Name: targetName(kind, w), Node: w.Node, From: from, To: to, Size: size}
+		if kind != toNode {
+			t.Witness = targetName(toNode, w)
+		}
+		out = append(out, t)
 // nothing about the way.
 func (p *probing) judge(results probe.Results, now time.Time) {
 	p.results, p.listed = results, nil

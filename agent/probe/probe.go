@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +22,10 @@ type Target struct {
 	From, To netip.Addr
 	// Size is the length of the whole IP packet; 0 is the shortest.
 	Size int
+	// Witness is the name of the target that says whether the node is there at all.
+	// Of a node that is not, nothing is known of this way: it is Lost only when the
+	// witness has answered since, or is Lost itself. "" is none.
+	Witness string
 }
 
 // Result is what is known of a target.
@@ -75,6 +80,7 @@ type state struct {
 	number uint64    // of the question under way; 0 is none
 	last   time.Time // it was asked
 	at     time.Time // it is asked next
+	heard  time.Time // it has answered last
 }
 
 // New makes a Prober on a port.
@@ -124,6 +130,25 @@ func (p *Prober) Again() {
 			s.misses, s.at = min(s.misses, lostAfter), time.Time{}
 		}
 	}
+	p.wakeUp()
+}
+
+// Now has some targets tried at once, before all others. Answers to what was asked
+// before no longer count.
+func (p *Prober) Now(names ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var first, rest []*state
+	for _, s := range p.order {
+		if !slices.Contains(names, s.Name) {
+			rest = append(rest, s)
+			continue
+		}
+		delete(p.asked, s.number)
+		s.number, s.misses, s.at = 0, 0, time.Time{}
+		first = append(first, s)
+	}
+	p.order = append(first, rest...)
 	p.wakeUp()
 }
 
@@ -187,6 +212,8 @@ func (p *Prober) turn(now time.Time) time.Duration {
 		} else {
 			others = append(others, s)
 		}
+	}
+	for _, s := range p.order {
 		rest = min(rest, s.at.Sub(now))
 	}
 	if len(asked) > 0 {
@@ -203,7 +230,7 @@ func (p *Prober) turn(now time.Time) time.Duration {
 func (p *Prober) ask(s *state, now time.Time) {
 	if s.number != 0 {
 		delete(p.asked, s.number)
-		if s.misses++; s.misses >= lostAfter && s.result != Lost {
+		if s.misses++; p.witnessed(s) && s.misses >= lostAfter && s.result != Lost {
 			s.result, p.changed = Lost, true
 		}
 	}
@@ -225,6 +252,19 @@ func (p *Prober) ask(s *state, now time.Time) {
 	}
 }
 
+// witnessed says that it is known whether the node was there when a target was asked
+// in vain. Its witness is asked for the next time.
+func (p *Prober) witnessed(s *state) bool {
+	w := p.targets[s.Witness]
+	if w == nil || w.result != Arrives {
+		return true
+	}
+	if w.number == 0 {
+		w.at = time.Time{}
+	}
+	return w.heard.After(s.last)
+}
+
 // headers are the bytes of IP and UDP.
 func headers(v6 bool) int {
 	if v6 {
@@ -234,7 +274,7 @@ func headers(v6 bool) int {
 }
 
 // arrived notes an answer.
-func (p *Prober) arrived(number uint64, from netip.Addr) {
+func (p *Prober) arrived(number uint64, from netip.Addr, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.targets[p.asked[number]]
@@ -243,10 +283,20 @@ func (p *Prober) arrived(number uint64, from netip.Addr) {
 		return
 	}
 	usual := steady + time.Duration(len(p.targets))*perTarget
-	s.number, s.misses, s.at = 0, 0, time.Now().Add(usual)
+	s.number, s.misses, s.at, s.heard = 0, 0, now.Add(usual), now
 	if s.result != Arrives {
 		s.result, p.changed = Arrives, true
+		p.back(s)
 		p.wakeUp()
+	}
+}
+
+// back forgets what was lost while the witness was, and has it tried anew.
+func (p *Prober) back(witness *state) {
+	for _, s := range p.targets {
+		if s.Witness == witness.Name && s.result == Lost {
+			s.result, s.misses, s.at = Unknown, 0, time.Time{}
+		}
 	}
 }
 
@@ -274,7 +324,7 @@ func (p *Prober) read(s *socket) {
 			continue // an ICMP error of something that was sent
 		}
 		if number, is := answered(buf[:n]); is {
-			p.arrived(number, from.Addr())
+			p.arrived(number, from.Addr(), time.Now())
 			continue
 		}
 		if isQuestion(buf[:n]) && p.may(from.Addr()) {

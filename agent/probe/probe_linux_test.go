@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -151,6 +152,60 @@ func TestProber_stranger(t *testing.T) {
 	b.Peers(map[netip.Addr]string{netip.MustParseAddr("192.0.2.77"): "other"})
 	a.Try([]Target{{Name: "x", Node: "n2", From: ends[false][0], To: ends[false][1]}})
 	until(t, a, "x", Lost)
+}
+
+// TestProber_witness: a way is lost only where the node is known to be there since it
+// was asked in vain, or known to be gone.
+func TestProber_witness(t *testing.T) {
+	addr := map[string]netip.Addr{"node": netip.MustParseAddr("192.0.2.2"), "way": netip.MustParseAddr("10.244.2.0")}
+	for name, c := range map[string]struct {
+		there     bool
+		way, node Result
+	}{
+		"the way is lost": {true, Lost, Arrives}, "the node is gone": {false, Lost, Lost},
+	} {
+		p := New(8473, slog.New(slog.DiscardHandler)) // without sockets
+		p.Try([]Target{{Name: "node", Node: "n2", To: addr["node"]}, {Name: "way", Node: "n2", To: addr["way"], Witness: "node"}})
+		now, gone := time.Unix(1e9, 0), false
+		last := Results{}
+		turns := func(d time.Duration, there map[string]bool, demand func()) {
+			for end := now.Add(d); now.Before(end); now = now.Add(10 * time.Millisecond) {
+				p.turn(now)
+				for number, of := range maps.Clone(p.asked) {
+					if there[of] {
+						p.arrived(number, addr[of], now.Add(time.Millisecond))
+					}
+				}
+				select {
+				case last = <-p.Results():
+					demand()
+				default:
+				}
+			}
+		}
+		turns(time.Second, map[string]bool{"node": true, "way": true}, func() {})
+		if last["node"] != Arrives || last["way"] != Arrives {
+			t.Fatalf("%s: %v at first", name, last)
+		}
+		turns(30*time.Second, map[string]bool{"node": c.there}, func() {
+			gone = gone || last["way"] == Lost && last["node"] == Arrives
+		})
+		if last["way"] != c.way || last["node"] != c.node || gone == !c.there {
+			t.Errorf("%s: %v, lost though the node arrives: %v", name, last, gone)
+		}
+		// What was lost while the node was away says nothing when it is back.
+		if c.there {
+			continue
+		}
+		turns(40*time.Second, map[string]bool{"node": true, "way": true}, func() {
+			if last["node"] == Arrives && last["way"] == Lost {
+				t.Errorf("%s: %v when the node is back", name, last)
+			}
+		})
+		if last["node"] != Arrives || last["way"] != Arrives {
+			t.Errorf("%s: %v at last", name, last)
+		}
+	}
 }
 
 func TestLimiter(t *testing.T) {
