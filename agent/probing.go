@@ -22,11 +22,35 @@ const (
 	full     = "full"   // the longest packet of the way in use
 )
 
-// trialTime is how long software checksums are tried, and trialAgain how long it is
-// before they are tried once more where they did not help.
+// trialTime is how long each phase of a trial of software checksums may take, and
+// trialAgain how long it is before the next trial where they did not help, trialSoon
+// where nothing can be said. trialWays bounds the ways that are asked.
 const (
 	trialTime  = 5 * time.Second
 	trialAgain = 10 * time.Minute
+	trialSoon  = 30 * time.Second
+	trialWays  = 4
+)
+
+// trial finds out whether software checksums are what helps: ways that were lost
+// arrive with them, are lost without them and arrive with them again. What only got
+// well meanwhile is not lost the second time.
+type trial struct {
+	phase phase
+	since time.Time // of the phase
+	ways  []overlay.Way
+	ask   bool      // the ways, as soon as the phase is in the kernel
+	next  time.Time // no trial begins before
+}
+
+type phase int
+
+const (
+	noTrial  phase = iota
+	adopted        // they are on, from an agent before this one, until a way arrives
+	firstOn        // the ways were lost, and are to arrive
+	off            // and are to be lost
+	secondOn       // and are to arrive
 )
 
 // probing tries the ways to other nodes and tells the overlay what it found. Its
@@ -38,8 +62,7 @@ type probing struct {
 	probed  *overlay.Probed
 	of      *link.State // of the Plan whose targets are tried
 	ways    []overlay.Way
-	trial   time.Time // software checksums are tried since; zero: they are not
-	tried   time.Time // they did not help
+	trial   trial
 	// listed are the ways for the status, of the Plan with this Link.
 	listed    []PeerStatus
 	listedFor *link.State
@@ -49,10 +72,15 @@ func newProbing(log *slog.Logger) *probing {
 	return &probing{log: log, prober: probe.New(overlay.ProbePort, log), results: probe.Results{}}
 }
 
-// begin takes over what an agent before this one trusted.
+// begin takes over what an agent before this one trusted, and the trial of checksums
+// that it may not have ended.
 func (p *probing) begin(in overlay.Input, have link.State) {
-	if p.probed == nil {
-		p.probed = overlay.TrustKernel(in, have)
+	if p.probed != nil {
+		return
+	}
+	p.probed = overlay.TrustKernel(in, have)
+	if p.probed.SoftChecksum {
+		p.trial.phase, p.trial.since = adopted, time.Now()
 	}
 }
 
@@ -83,15 +111,28 @@ func (p *probing) try(pl *plan.Plan) {
 	}
 	p.prober.Peers(addrs)
 	p.prober.Try(targets)
+	if p.trial.ask {
+		p.trial.ask = false
+		var names []string
+		for _, w := range p.trial.ways {
+			names = append(names, targetName(toNode, w), targetName(byVXLAN, w))
+		}
+		p.prober.Now(names...)
+	}
 }
 
 // targetsOf gives what is tried of one way.
 func targetsOf(pl *plan.Plan, own, peer *cluster.Node, w overlay.Way, cidr netip.Prefix) []probe.Target {
 	var out []probe.Target
 	add := func(kind string, from, to netip.Addr, size int) {
-		if from.IsValid() && to.IsValid() && from.Is6() == to.Is6() {
-			out = append(out, probe.Target{Name: targetName(kind, w), Node: w.Node, From: from, To: to, Size: size})
+		if !from.IsValid() || !to.IsValid() || from.Is6() != to.Is6() {
+			return
 		}
+		t := probe.Target{Name: targetName(kind, w), Node: w.Node, From: from, To: to, Size: size}
+		if kind != toNode {
+			t.Witness = targetName(toNode, w)
+		}
+		out = append(out, t)
 	}
 	var ownCIDR netip.Prefix
 	for _, c := range own.PodCIDRs {
@@ -128,16 +169,10 @@ func (p *probing) result(kind string, w overlay.Way) probe.Result {
 
 // judge takes new results. A way is trusted when packets arrive on it, and no longer
 // when they do not while the node itself answers: an agent that is not there says
-		t := probe.Target{Name: targetName(kind, w), Node: w.Node, From: from, To: to, Size: size}
-		if kind != toNode {
-			t.Witness = targetName(toNode, w)
-		}
-		out = append(out, t)
 // nothing about the way.
 func (p *probing) judge(results probe.Results, now time.Time) {
 	p.results, p.listed = results, nil
 	fresh := &overlay.Probed{Direct: map[overlay.Way]bool{}, SoftChecksum: p.probed != nil && p.probed.SoftChecksum}
-	lost := false
 	for _, w := range p.ways {
 		before := p.probed != nil && p.probed.Direct[w]
 		now := before
@@ -153,9 +188,8 @@ func (p *probing) judge(results probe.Results, now time.Time) {
 		if now {
 			fresh.Direct[w] = true
 		}
-		lost = lost || p.vxlanLost(w)
 	}
-	p.checksums(fresh, lost, now)
+	p.checksums(fresh, now)
 	if !fresh.Equal(p.probed) {
 		p.probed = fresh
 	}
@@ -166,28 +200,88 @@ func (p *probing) vxlanLost(w overlay.Way) bool {
 	return p.result(byVXLAN, w) == probe.Lost && p.result(toNode, w) == probe.Arrives
 }
 
+// vxlanArrives says that packets in VXLAN arrive from a node that is there.
+func (p *probing) vxlanArrives(w overlay.Way) bool {
+	return p.result(byVXLAN, w) == probe.Arrives && p.result(toNode, w) == probe.Arrives
+}
+
+func those(ways []overlay.Way, are func(overlay.Way) bool) []overlay.Way {
+	var out []overlay.Way
+	for _, w := range ways {
+		if are(w) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
 // checksums tries, where VXLAN packets are lost, whether they arrive with checksums
 // made by the kernel, and keeps to that where they do: a device that spoils them
 // is known by what arrives, not by its name or the kernel's version.
-func (p *probing) checksums(fresh *overlay.Probed, lost bool, now time.Time) {
-	switch {
-	case p.trial.IsZero():
-		if lost && !fresh.SoftChecksum && now.Sub(p.tried) > trialAgain {
-			p.log.Warn("VXLAN packets are lost: trying checksums made by the kernel")
-			p.trial, fresh.SoftChecksum = now, true
+func (p *probing) checksums(fresh *overlay.Probed, now time.Time) {
+	switch p.trial.phase {
+	case noTrial:
+		lost := those(p.ways, p.vxlanLost)
+		if len(lost) == 0 || fresh.SoftChecksum || now.Before(p.trial.next) {
+			return
 		}
-	case !lost:
-		p.log.Warn("VXLAN packets arrive with checksums made by the kernel: the underlay's device spoils them; it stays so")
-		p.trial = time.Time{}
-	case now.Sub(p.trial) > trialTime:
-		p.log.Warn("VXLAN packets are lost with checksums made by the kernel too")
-		p.trial, p.tried, fresh.SoftChecksum = time.Time{}, now, false
+		p.log.Warn("VXLAN packets are lost: trying checksums made by the kernel")
+		p.enter(fresh, firstOn, lost, now)
+	case adopted:
+		if arrive := those(p.ways, p.vxlanArrives); len(arrive) > 0 {
+			p.enter(fresh, off, arrive, now)
+		} else if now.Sub(p.trial.since) > trialTime && len(those(p.ways, p.vxlanLost)) > 0 {
+			p.giveUp(fresh, now)
+		}
+	case firstOn:
+		p.step(fresh, p.vxlanArrives, off, now)
+	case off:
+		p.step(fresh, p.vxlanLost, secondOn, now)
+	case secondOn:
+		if p.step(fresh, p.vxlanArrives, noTrial, now); fresh.SoftChecksum && p.trial.phase == noTrial {
+			p.log.Warn("VXLAN packets arrive only with checksums made by the kernel: the underlay's device spoils them; it stays so")
+		}
 	}
 }
 
-// tick ends a trial that brings nothing.
+func (p *probing) enter(fresh *overlay.Probed, ph phase, ways []overlay.Way, now time.Time) {
+	t := &p.trial
+	t.phase, t.since, t.ways, t.ask = ph, now, ways[:min(len(ways), trialWays)], ph != noTrial
+	fresh.SoftChecksum = ph != off
+}
+
+// step goes on when all ways of the trial are as they should be, or, when there was
+// time enough, with those that are.
+func (p *probing) step(fresh *overlay.Probed, should func(overlay.Way) bool, next phase, now time.Time) {
+	good, late := those(p.trial.ways, should), now.Sub(p.trial.since) > trialTime
+	switch {
+	case len(good) == len(p.trial.ways), late && len(good) > 0:
+		p.enter(fresh, next, good, now)
+	case late:
+		p.giveUp(fresh, now)
+	}
+}
+
+// giveUp ends a trial without software checksums.
+func (p *probing) giveUp(fresh *overlay.Probed, now time.Time) {
+	t := &p.trial
+	wait := trialSoon
+	switch {
+	case t.phase == off && len(those(t.ways, p.vxlanArrives)) > 0:
+		p.log.Info("VXLAN packets arrive without checksums made by the kernel too")
+	case t.phase != off && len(those(p.ways, p.vxlanLost)) > 0:
+		p.log.Warn("VXLAN packets are lost with checksums made by the kernel too")
+		wait = trialAgain
+	default:
+		p.log.Info("the trial of checksums made by the kernel says nothing: the nodes do not answer")
+	}
+	*t = trial{next: now.Add(wait)}
+	fresh.SoftChecksum = false
+}
+
+// tick goes on with a trial that brings nothing new, and begins one that had to wait.
 func (p *probing) tick(now time.Time) {
-	if !p.trial.IsZero() {
+	if p.probed != nil {
 		p.judge(p.results, now)
 	}
 }
@@ -213,7 +307,7 @@ func (p *probing) problems() []cluster.Problem {
 			say("%s packets of full length are lost, shorter ones arrive: the network between takes less than the link's MTU; lower that", family)
 		}
 	}
-	if p.probed != nil && p.probed.SoftChecksum && p.trial.IsZero() {
+	if p.probed != nil && p.probed.SoftChecksum && p.trial.phase == noTrial {
 		out = append(out, cluster.Problem{Kind: "link", Key: cluster.Key{Name: overlay.Device},
 			Err: "the underlay's device spoils checksums of VXLAN packets, so the kernel makes them; that costs CPU time"})
 	}

@@ -100,7 +100,8 @@ func (in Input) allDirect() bool {
 }
 
 // TrustKernel gives what a restarted agent begins with: the direct routes that the
-// kernel has were trusted before, and so was the way checksums are made.
+// kernel has were trusted before. The way checksums are made is taken over too, but
+// may be a trial that was not ended: the agent has to confirm it.
 func TrustKernel(in Input, have link.State) *Probed {
 	p := &Probed{Direct: map[Way]bool{}, SoftChecksum: have.Links[Device].SoftChecksum}
 	for _, peer := range Peers(in) {
