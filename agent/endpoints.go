@@ -1,14 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
-	"time"
 	"sync"
+	"time"
 )
 
 // mostConnections bounds the connections to the agent's port from outside of the node,
@@ -51,7 +52,7 @@ func (s *serving) healthz(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *serving) readyz(w http.ResponseWriter, _ *http.Request) {
-	if why := s.unready.Load(); why != nil {
+	if why := cmp.Or(s.unready.Load(), s.pending.Load()); why != nil {
 		http.Error(w, "not ready: "+*why, http.StatusServiceUnavailable)
 		return
 	}

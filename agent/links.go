@@ -22,6 +22,8 @@ type links struct {
 	underlay link.Underlay
 	address  netip.Addr // the node's, for which underlay was read
 	doubts   int        // how often there was one
+	looked   bool       // at what there was before
+	found    bool       // an agent before this one has applied something
 }
 
 func (l *links) open(c Config) (err error) {
@@ -52,6 +54,9 @@ func (l *links) apply(p *plan.Plan) error {
 	have, err := l.have(p.Link)
 	if err != nil {
 		return err
+	}
+	if !l.looked {
+		l.looked, l.found = true, len(have.Links) > 0 || len(have.Routes) > 0
 	}
 	l.applied = nil
 	if err := l.former.Keep(have.Sysctls, p.Link.Sysctls); err != nil {

@@ -17,37 +17,60 @@ const (
 // do. Its fields belong to the goroutine of Run, but for what is atomic.
 type serving struct {
 	runtime install.Runtime
+	served  bool      // the runtime was told by an agent before this one
 	last    time.Time // the runtime was told
 	turn    atomic.Int64
-	unready atomic.Pointer[string] // why; nil: ready
+	unready atomic.Pointer[string] // why no pods can be served; nil: they can
+	// pending is why this agent has not applied all even once; nil: it has. Until then
+	// it is not ready, so that a roll-out of agents that cannot work goes no further.
+	pending atomic.Pointer[string]
 	// leftovers of other networks, of the time when the runtime was last told.
 	leftovers []string
 }
 
 func newServing(c Config) *serving {
-	s := &serving{runtime: c.Runtime}
+	s := &serving{runtime: c.Runtime, served: c.Runtime.Served()}
 	s.runtime.Log = c.Log
 	s.because("the agent waits for the cluster's first state")
+	s.pending.Store(s.unready.Load())
 	s.turn.Store(time.Now().UnixNano())
 	return s
 }
 
 func (s *serving) because(reason string) { s.unready.Store(&reason) }
 
-// settled is called after each turn of the loop. The first time the runtime is told
-// only when all is applied; afterwards one Service that cannot be served keeps no
-// pod from starting.
+// stopped is why no pod can be served; "" where they can. A node begins when all is
+// applied; afterwards, and on a node that an agent before this one has served since
+// it booted, what cannot be applied (one Service, the way to one node) keeps no pod
+// from starting: the status and Events tell it.
+func (s *serving) stopped(pods string, links *links, err error) string {
+	if pods == "" && err != nil && s.last.IsZero() && !(s.served && links.found) {
+		return err.Error()
+	}
+	return pods
+}
+
+// tried notes what became of a turn of the loop.
+func (s *serving) tried(err error) {
+	switch {
+	case err == nil:
+		s.pending.Store(nil)
+	case s.pending.Load() != nil:
+		why := err.Error()
+		s.pending.Store(&why)
+	}
+}
+
+// settled is called after each turn of the loop.
 func (a *Agent) settled(err error) {
 	s := a.serving
 	s.turn.Store(time.Now().UnixNano())
-	switch {
-	case a.plan == nil:
+	if a.plan == nil {
 		return
-	case a.pods.Problem() != "":
-		s.because(a.pods.Problem())
-		return
-	case err != nil && (s.last.IsZero() || a.links.applied != a.plan.Link):
-		s.because(err.Error())
+	}
+	s.tried(err)
+	if why := s.stopped(a.pods.Problem(), &a.links, err); why != "" {
+		s.because(why)
 		return
 	}
 	if time.Since(s.last) >= installEvery {

@@ -19,6 +19,7 @@ const (
 	reasonReady   = "PodlaneReady"
 	reasonUnready = "PodlaneCannotServePods"
 	reasonLost    = "PodlanePacketsLost"
+	reasonFailed  = "PodlaneNotApplied"
 )
 
 // telling tells the API what an operator must know. Its fields belong to the
@@ -61,6 +62,15 @@ func (a *Agent) tell(now time.Time) {
 	}
 	t.condition(now, why, now.Sub(a.started))
 	t.troubles(now, a.probing.problems(), reasonLost)
+	t.troubles(now, a.failing(why), reasonFailed)
+}
+
+// failing is what cannot be applied, where it is not what the node is unready for.
+func (a *Agent) failing(why string) []cluster.Problem {
+	if a.lastErr == nil || why != "" {
+		return nil
+	}
+	return []cluster.Problem{{Kind: "node", Key: cluster.Key{Name: a.config.Node}, Err: a.lastErr.Error()}}
 }
 
 // condition keeps the node's condition.

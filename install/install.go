@@ -79,6 +79,16 @@ func (r Runtime) removeLoopback() error {
 	return remove(path)
 }
 
+// Served says that the runtime has the configuration of a run before this one, as far
+// as that can be known.
+func (r Runtime) Served() bool {
+	if r.ConfDir == "" {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(r.ConfDir, cni.ConflistName))
+	return err == nil
+}
+
 // Start brings a plugin of an earlier version up to date where the runtime has the
 // configuration already. Pods that start before the agent is synced find the agent
 // of this version.
@@ -86,7 +96,7 @@ func (r Runtime) Start() error {
 	if r.ConfDir == "" {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(r.ConfDir, cni.ConflistName)); err != nil {
+	if !r.Served() {
 		return nil
 	}
 	_, err := embedded.Install(r.BinDir)
