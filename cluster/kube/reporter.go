@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -128,7 +129,7 @@ func (r *Reporter) write(ctx context.Context) error {
 		r.mu.Unlock()
 		switch {
 		case condition != nil:
-			if err := r.patch(ctx, condition); err != nil {
+			if err := r.patch(ctx, condition); err != nil && !apierrors.IsNotFound(err) { // a Node that is gone has no condition
 				return err
 			}
 			r.mu.Lock()
@@ -137,7 +138,8 @@ func (r *Reporter) write(ctx context.Context) error {
 			}
 			r.mu.Unlock()
 		case event != nil:
-			if err := r.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error(); err != nil {
+			err := r.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error()
+			if err != nil && !apierrors.IsAlreadyExists(err) { // it was stored, and the answer was lost
 				return fmt.Errorf("event: %w", err)
 			}
 			r.mu.Lock()
