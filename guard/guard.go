@@ -25,7 +25,7 @@ const (
 	FromPod   = "VXLAN or a probe from a pod"
 	Stranger  = "VXLAN from an address that is no node's"
 	Inner     = "VXLAN whose inner source is not of the sending node"
-	Forwarded = "to the VTEP of a node, from a pod or by a Service"
+	Forwarded = "to the VTEP or the probes of a node, from a pod or by a Service"
 )
 
 // Reasons are the comments, in the order in which they are shown.
@@ -53,16 +53,18 @@ type Pair struct {
 // Compile gives the rules of a family.
 func Compile(in overlay.Input, outside []netip.Prefix, f nft.Family) Rules {
 	r := Rules{Family: f, Probe: overlay.ProbePort}
-	if in.Config.Mode == overlay.Direct {
-		return r
+	tunnels := in.Config.Mode != overlay.Direct
+	if tunnels {
+		r.Port = in.Config.UDPPort()
+		r.Outside = slices.Clone(outside)
 	}
-	r.Port = in.Config.UDPPort()
-	r.Outside = slices.Clone(outside)
 	for _, p := range overlay.Peers(in) {
 		for _, a := range p.Node.Addresses {
 			if nft.FamilyOf(a.Is6()) == f {
 				r.Nodes = append(r.Nodes, a)
-				r.pairs(a, p)
+				if tunnels {
+					r.pairs(a, p)
+				}
 			}
 		}
 	}
@@ -96,7 +98,7 @@ func (r Rules) Equal(o Rules) bool {
 //
 //	prerouting: from a pod ─▶ has its source a route to that pod? ─▶ drop
 //	input:      to the VTEP ─▶ vxlan: from a node? from that node's pods? ─▶ drop
-//	forward:    to another node's VTEP ─▶ vteps: from a pod, or translated? ─▶ drop
+//	forward:    to another node's VTEP or probes ─▶ vteps: from a pod, or translated? ─▶ drop
 //
 // What comes to the node is looked at in its input, where fragments are whole
 // again, and before the VTEP takes it; what the fast path brings to a pod has
@@ -116,14 +118,19 @@ func (r Rules) Tx() *nft.Tx {
 	fromPod := []nft.Part{nft.FromGroup(link.Group), nft.NotFrom(overlay.Device)}
 	chain(nft.Chain{Name: "prerouting", Hook: nft.Prerouting, Type: "filter", Priority: nft.Raw}, drop(Spoofed, append(fromPod, nft.NoWayBack())...))
 	input := []nft.Rule{drop(FromPod, append(fromPod, nft.ToUDP(r.Probe))...)}
-	var forward []nft.Rule
+	nodes := nft.Set{Table: t, Name: "nodes", Key: []nft.Type{nft.AddrType(r.Family)}}
+	r.fillNodes(tx, nodes)
+	toNode := func(port uint16) nft.Rule {
+		return nft.NewRule(nft.ToUDP(port), nft.In(nodes, nft.Daddr(r.Family)), nft.Do(nft.Jump, "vteps"))
+	}
 	if r.Port != 0 {
-		nodes := nft.Set{Table: t, Name: "nodes", Key: []nft.Type{nft.AddrType(r.Family)}}
-		r.fillNodes(tx, nodes)
 		chain(nft.Chain{Name: "vxlan"}, r.vxlan(tx, nodes)...)
-		chain(nft.Chain{Name: "vteps"}, drop(Forwarded, nft.FromGroup(link.Group)), drop(Forwarded, nft.StatusDNAT()))
 		input = append(input, nft.NewRule(nft.ToUDP(r.Port), nft.Do(nft.Jump, "vxlan")))
-		forward = append(forward, nft.NewRule(nft.ToUDP(r.Port), nft.In(nodes, nft.Daddr(r.Family)), nft.Do(nft.Jump, "vteps")))
+	}
+	chain(nft.Chain{Name: "vteps"}, drop(Forwarded, nft.FromGroup(link.Group)), drop(Forwarded, nft.StatusDNAT()))
+	forward := []nft.Rule{toNode(r.Probe)}
+	if r.Port != 0 {
+		forward = append(forward, toNode(r.Port))
 	}
 	chain(nft.Chain{Name: "input", Hook: nft.Input, Type: "filter", Priority: nft.Raw}, input...)
 	chain(nft.Chain{Name: "forward", Hook: nft.Forward, Type: "filter", Priority: nft.Filter}, forward...)

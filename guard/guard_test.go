@@ -76,7 +76,7 @@ func TestCompile(t *testing.T) {
 		t.Error("Equal")
 	}
 	in.Config.Mode = overlay.Direct
-	if r := Compile(in, outside, nft.IPv4); r.Port != 0 || len(r.Pairs) != 0 {
+	if r := Compile(in, outside, nft.IPv4); r.Port != 0 || len(r.Pairs) != 0 || len(r.Nodes) != 2 {
 		t.Errorf("direct: %+v", r)
 	}
 }

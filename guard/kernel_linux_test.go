@@ -314,6 +314,7 @@ func TestPod(t *testing.T) {
 				}
 			})
 			node, outside, probe, vtep := listen(t, w.n1, n1[v6], 9000), listen(t, here(t), stranger[v6], 9000), listen(t, w.n1, n1[v6], 8473), listen(t, here(t), n2[v6], 8472)
+			probes := listen(t, here(t), n2[v6], 8473)
 			for _, c := range []struct {
 				name, from, to string
 				port           uint16
@@ -327,6 +328,7 @@ func TestPod(t *testing.T) {
 				{"spoofed, out", spoofed, stranger[v6], 9000, outside, false},
 				{"to the probes", podAddr[v6], n1[v6], 8473, probe, false},
 				{"to another node's VTEP", podAddr[v6], n2[v6], 8472, vtep, false},
+				{"to another node's probes", podAddr[v6], n2[v6], 8473, probes, false},
 			} {
 				if got := try(c.at, c.want, func() { send(t, w.pod, c.from, c.to, c.port, []byte("x")) }); got != c.want {
 					t.Errorf("%s: arrives: %v, want %v", c.name, got, c.want)
