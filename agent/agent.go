@@ -117,7 +117,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts)
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
-	a.operations.ports.Metrics.Agent(a.figures.Load, droppedByGuard)
+	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
 	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
 	if err := a.open(); err != nil {
 		return err

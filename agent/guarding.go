@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/podlane/podlane/guard"
 	"github.com/podlane/podlane/kernel/nft"
@@ -13,6 +14,10 @@ import (
 type guarding struct {
 	wanted  []guard.Rules // for which applied was made; nil after a doubt
 	applied map[nft.Family]guard.Rules
+	// past is what rules that were replaced have dropped, by reason: new ones count from
+	// 0. The lock is held while they are replaced.
+	mu   sync.Mutex
+	past map[string]uint64
 }
 
 // doubt says that the kernel may have other rules.
@@ -40,7 +45,7 @@ func (g *guarding) apply(conn *nft.Conn, p *plan.Plan) error {
 			continue
 		}
 		delete(g.applied, r.Family)
-		if err := conn.Commit(r.Tx()); err != nil {
+		if err := g.replace(conn, r); err != nil {
 			errs = append(errs, fmt.Errorf("guard, %s: %w", r.Family, err))
 			continue
 		}
@@ -52,12 +57,42 @@ func (g *guarding) apply(conn *nft.Conn, p *plan.Plan) error {
 	return errors.Join(errs...)
 }
 
-// droppedByGuard reads how many packets were dropped, by reason, from any goroutine.
-func droppedByGuard() (map[string]uint64, error) {
+// replace writes the rules of a family, and keeps what the ones before have counted.
+func (g *guarding) replace(conn *nft.Conn, r guard.Rules) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	counts, _ := guard.Counts(conn, r.Family) // where there is no table, nothing was counted
+	if err := conn.Commit(r.Tx()); err != nil {
+		return err
+	}
+	if g.past == nil {
+		g.past = map[string]uint64{}
+	}
+	for reason, n := range counts {
+		g.past[reason] += n
+	}
+	return nil
+}
+
+// counts gives how many packets were dropped, by reason.
+func (g *guarding) counts(conn *nft.Conn) (map[string]uint64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	counts, err := guard.Counts(conn, nft.IPv4, nft.IPv6)
+	for reason, n := range g.past {
+		if err == nil {
+			counts[reason] += n
+		}
+	}
+	return counts, err
+}
+
+// dropped is counts from any goroutine.
+func (g *guarding) dropped() (map[string]uint64, error) {
 	conn, err := nft.Dial(0)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	return guard.Counts(conn)
+	return g.counts(conn)
 }

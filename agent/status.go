@@ -7,7 +7,6 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni/shim"
-	"github.com/podlane/podlane/guard"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 )
@@ -77,7 +76,7 @@ func (a *Agent) status() shim.Reply {
 			dns := a.dns.status(a.snapshot, a.config.Node)
 			s.DNS = &dns
 		}
-		s.Dropped, _ = guard.Counts(a.services.conn) // where there is no table, nothing is dropped
+		s.Dropped, _ = a.guarding.counts(a.services.conn) // where there is no table, nothing is dropped
 		s.Probed = a.plan.Probed
 		s.Peers = a.peers()
 		s.Nodes, s.Services = a.snapshot.Nodes.Len(), a.plan.Table.Services.Len()

@@ -290,7 +290,7 @@ func (w *world) counted(t *testing.T, f nft.Family, reasons ...string) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		counts, err := Counts(conn)
+		counts, err := Counts(conn, nft.IPv4, nft.IPv6)
 		if err != nil {
 			t.Fatal(err)
 		}
