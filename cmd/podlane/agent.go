@@ -134,6 +134,9 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return err
 	}
+	if o.Mode != overlay.Direct && !leave.On && len(leave.Exclude) == 0 {
+		log.Warn("pods keep their addresses out of the cluster, and --masquerade-exclude names no network that has routes to them: what comes from there through another node in VXLAN is dropped")
+	}
 	c := agent.Config{
 		Node: f.node, Overlay: o, RunDir: f.runDir, StateDir: f.stateDir, Log: log, LogLevel: level, Operations: operations,
 		DNS: dns, Egress: leave, Policies: ask.policies, Events: f.install.events, Warner: ask.warner, View: f.view, FastPath: agent.FastPath{Mode: fast, Dir: f.bpfDir},
