@@ -277,7 +277,12 @@ func (a *Agent) apply() error {
 			defer debug.SetGCPercent(before)
 		}
 	}
-	err := errors.Join(a.compile(), a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
+	err := a.compile()
+	if a.plan == nil { // the first one has failed, and there is nothing to apply
+		a.report(err)
+		return err
+	}
+	err = errors.Join(err, a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
 		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
 	a.probing.try(a.plan)
 	a.translate()
