@@ -245,10 +245,13 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		a.settled(err)
 		a.count(err)
 		a.tell(time.Now())
-		if a.fast.attach() {
+		switch more := a.fast.attach(); {
+		case more:
 			retry.Reset(time.Millisecond)
-		} else if err != nil {
-			retry.Reset(a.pause())
+		case err != nil:
+			retry.Reset(pause(a.failures))
+		case a.fast.err != nil:
+			retry.Reset(pause(a.fast.failed))
 		}
 		if a.services.applier.Missed() {
 			a.changed(nft.Event{Lost: true})
@@ -419,9 +422,9 @@ func (a *Agent) reportProblems() {
 	}
 }
 
-// pause is how long to wait before the next try.
-func (a *Agent) pause() time.Duration {
-	return min(retryFirst<<min(a.failures, 10), retryMost)
+// pause is how long to wait before the next try, after so many failures in a row.
+func pause(failures int) time.Duration {
+	return min(retryFirst<<min(failures, 10), retryMost)
 }
 
 // network is what the node gives to new pods.

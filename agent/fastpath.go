@@ -42,6 +42,7 @@ type fast struct {
 	state  fastpath.State
 	left   int // programs to be attached
 	err    error
+	failed int // times in a row
 	// counters are for scrapes, which other goroutines make.
 	counters atomic.Pointer[bpf.Handle]
 }
@@ -78,7 +79,8 @@ func (f *fast) close() {
 }
 
 // apply brings the maps to what the Plan says, after its links. It is cheap when
-// nothing changed.
+// nothing changed. An error stays until attach, which follows an apply that succeeded,
+// has succeeded too.
 func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
 	if f.handle == nil {
 		return
@@ -92,7 +94,10 @@ func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
 		err = f.handle.Apply(f.state)
 	}
 	f.link, f.doubts, f.off, f.left = p.Link, l.doubts, off, 1
-	f.report(err)
+	if err != nil {
+		f.left = 0
+		f.report(err)
+	}
 }
 
 // attach attaches some of the programs that are missing, and tells whether there
@@ -112,6 +117,9 @@ func (f *fast) report(err error) {
 		f.log.Warn("fast path", "err", err)
 	}
 	f.err = err
+	if f.failed++; err == nil {
+		f.failed = 0
+	}
 }
 
 // normalPods gives the host ends of the pods that are not to take the fast path.

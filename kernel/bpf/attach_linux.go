@@ -53,8 +53,12 @@ func (h *Handle) Apply(want fastpath.State) error {
 
 // AttachSome attaches at most n of the programs that the State of the last Apply
 // has and the devices have not, and gives how many are left. By tcx each takes
-// some 15 ms, in which the kernel waits for its readers.
+// some 15 ms, in which the kernel waits for its readers. Before the first Apply it
+// leaves what was adopted as it is.
 func (h *Handle) AttachSome(n int) (left int, err error) {
+	if h.index == nil {
+		return 0, nil
+	}
 	var errs []error
 	for _, role := range []fastpath.Role{fastpath.ToPod, fastpath.FromPod} {
 		for dev, r := range h.want.Devices {

@@ -32,6 +32,13 @@ func life(t *testing.T, w *world) {
 	normal := w.forwarded(t)
 	talk(t, "no agent", n1.pods[0].ns, to.addr(false))
 	n1.open(t, w)
+	nettest.Do(t, n1.ns, func() { // as where the first Apply has failed
+		left, err := n1.fast.AttachSome(2)
+		must(t, err)
+		if left != 0 {
+			t.Errorf("%d programs are left to attach before the first Apply", left)
+		}
+	})
 	if now := n1.count(t, "shortcut_direct"); now < before+10 {
 		t.Errorf("%d packets took the shortcut with no agent", now-before)
 	}
