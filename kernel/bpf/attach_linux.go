@@ -159,7 +159,8 @@ func (h *Handle) adopt() error {
 }
 
 // adoptLink replaces the program of a pinned link. A pin that is of no use any more
-// goes.
+// goes; so does a link whose program cannot be replaced: its device has gone meanwhile,
+// or AttachSome makes it anew.
 func (h *Handle) adoptLink(dev string, role fastpath.Role) error {
 	l, err := link.LoadPinnedLink(h.pin(dev, role), nil)
 	if err != nil {
@@ -173,7 +174,7 @@ func (h *Handle) adoptLink(dev string, role fastpath.Role) error {
 		return h.detach(dev, d)
 	}
 	if err := l.Update(h.program(role)); err != nil {
-		return errors.Join(fmt.Errorf("replace the program at %s: %w", dev, err), h.detach(dev, d))
+		return h.detach(dev, d)
 	}
 	h.devices[dev] = d
 	return nil

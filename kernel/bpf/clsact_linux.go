@@ -72,7 +72,9 @@ func removeFilter(index int) error {
 	mine, _, err := filters(l)
 	errs := []error{err}
 	for _, f := range mine {
-		errs = append(errs, netlink.FilterDel(f))
+		if err := netlink.FilterDel(f); !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -169,13 +171,13 @@ func Devices() (map[string]fastpath.Device, error) {
 }
 
 // adoptFilters takes over the filters that an agent before left, or removes them
-// where this one attaches by tcx.
+// where this one attaches by tcx. One that cannot be taken over goes, as in adoptLink.
 func (h *Handle) adoptFilters() error {
 	return eachFilter(func(l netlink.Link, role fastpath.Role) error {
-		if h.attach != Clsact {
-			return removeFilter(l.Attrs().Index)
+		if h.attach == Clsact && h.attachTo(l.Attrs().Name, l.Attrs().Index, role) == nil {
+			return nil
 		}
-		return h.attachTo(l.Attrs().Name, l.Attrs().Index, role)
+		return removeFilter(l.Attrs().Index)
 	})
 }
 
