@@ -19,24 +19,24 @@ type ways struct {
 	peers map[netip.Prefix]bool
 }
 
-// fast gives those that the maps have now.
-func (h *Handle) fast() ways {
+// waysOf gives those of maps with this content.
+func waysOf(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) ways {
 	w := ways{map[netip.Addr]uint32{}, map[netip.Prefix]bool{}}
-	for a, p := range h.pods {
+	for a, p := range pods {
 		if p.Normal == 0 {
 			w.pods[a] = p.Ifindex
 		}
 	}
-	for cidr := range h.peers {
+	for cidr := range peers {
 		w.peers[cidr] = true
 	}
 	return w
 }
 
-// gone gives what was in before and is no longer. Pods that have ended are left
-// out: their flows have too.
-func (h *Handle) gone(before ways) ways {
-	now := h.fast()
+// gone gives what the maps have now and will not have with this content. Pods that
+// have ended are left out: their flows have too.
+func (h *Handle) gone(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) ways {
+	before, now := waysOf(h.pods, h.peers), waysOf(pods, peers)
 	left := ways{map[netip.Addr]uint32{}, map[netip.Prefix]bool{}}
 	there := slices.Collect(maps.Values(h.index))
 	for a, index := range before.pods {
@@ -64,11 +64,11 @@ func (w ways) has(a netip.Addr) bool {
 	return false
 }
 
-// forgetFlows deletes what conntrack remembers of TCP connections that have left
+// forgetFlows deletes what conntrack remembers of TCP connections that are to leave
 // the fast path. Of one from before it had come there, conntrack knows old sequence numbers:
 // it would find all its packets invalid, which is the end of it where a firewall
 // drops those (kube-proxy's in iptables mode does). Of one it has forgotten it takes up what
-// it sees, as of every connection that is older than its own table.
+// it sees, as of every connection that is older than its own table, and judges it mildly.
 func forgetFlows(left ways) error {
 	if len(left.pods)+len(left.peers) == 0 {
 		return nil

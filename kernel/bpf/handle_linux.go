@@ -100,6 +100,7 @@ func (h *Handle) load() error {
 	options := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}}
 	err := loadObjectsObjects(&h.objects, options)
 	if errors.Is(err, ebpf.ErrMapIncompatible) { // of a build that did not keep to layout
+		_ = forgetFlows(pinnedWays(h.dir)) // as far as they can be read
 		if err = RemovePins(h.dir); err == nil {
 			err = loadObjectsObjects(&h.objects, options)
 		}
@@ -161,14 +162,12 @@ func (h *Handle) Counters() ([]Count, error) {
 // then the maps. Flows go on by the normal path. dir is Config.Dir; nothing there
 // is no error.
 func Remove(dir string) error {
-	clsact := removeFilters()
-	_, err := os.Stat(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return clsact
-	}
 	own := filepath.Join(dir, layout)
-	left := pinnedWays(own)
-	err = errors.Join(clsact, RemovePins(own), os.RemoveAll(own), forgetFlows(left))
+	err := errors.Join(forgetFlows(pinnedWays(own)), removeFilters())
+	if _, e := os.Stat(dir); errors.Is(e, os.ErrNotExist) {
+		return err
+	}
+	err = errors.Join(err, RemovePins(own), os.RemoveAll(own))
 	_ = os.Remove(dir) // where nothing else is in it
 	return err
 }
@@ -185,7 +184,7 @@ func pinnedWays(dir string) ways {
 		defer (*m).Close()
 	}
 	_ = h.readMaps()
-	return h.fast()
+	return waysOf(h.pods, h.peers)
 }
 
 // RemovePins unpins all in a folder. A link without pin and holder is detached

@@ -63,14 +63,14 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 
 // update brings the maps to entries. What is not wanted goes first: a packet must
 // find no way that is no longer there, while for one that is not there yet there is
-// the normal path.
+// the normal path. Flows are forgotten before that: an agent that is killed in between
+// leaves none that the normal path would find invalid.
 func (h *Handle) update() error {
-	before := h.fast()
 	pods, peers := h.entries()
-	err := errors.Join(
+	err := forgetFlows(h.gone(pods, peers))
+	return errors.Join(err,
 		forget(h.objects.PlPods, h.pods, pods, toAddr), forget(h.objects.PlPeers, h.peers, peers, toKey),
 		remember(h.objects.PlPods, h.pods, pods, toAddr), remember(h.objects.PlPeers, h.peers, peers, toKey))
-	return errors.Join(err, forgetFlows(h.gone(before)))
 }
 
 func forget[K comparable, V comparable, R any](m *ebpf.Map, have, want map[K]V, raw func(K) R) error {

@@ -224,3 +224,38 @@ func TestInvalidDropped(t *testing.T) {
 		_ = c.Close()
 	}
 }
+
+// Conntrack has forgotten a connection before the maps no longer have it: an agent
+// that is killed in between leaves none that would be found invalid.
+func TestForgetFlows_first(t *testing.T) {
+	w := newWorld(t, "")
+	n1, server := w.nodes[0], w.nodes[1].pods[0]
+	serve(t, server.ns)
+	on := n1.last
+	nettest.Do(t, n1.ns, func() { n1.applyFast(t, nothing()) })
+	var c net.Conn
+	nettest.Do(t, n1.pods[0].ns, func() {
+		var err error
+		c, err = dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(server.addr(false), 7777))
+		must(t, err)
+		must(t, echo(c, payload))
+	})
+	defer c.Close()
+	known := func() bool { return strings.Contains(run(t, "conntrack -L -f ipv4 -p tcp"), "dport=7777") }
+	nettest.Do(t, n1.ns, func() {
+		n1.applyFast(t, on)
+		if !known() {
+			t.Fatal("conntrack does not know the connection: the test proves nothing")
+		}
+		must(t, n1.fast.objects.PlPods.Freeze()) // no write comes to pass
+		must(t, n1.fast.objects.PlPeers.Freeze())
+		n1.fast.want = nothing()
+		if err := n1.fast.update(); err == nil {
+			t.Fatal("the maps could be written")
+		}
+		if known() {
+			t.Error("conntrack still knows the connection")
+		}
+	})
+	n1.grows(t, "shortcut_direct", func() { must(t, echo(c, payload)) })
+}
