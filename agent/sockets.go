@@ -108,12 +108,11 @@ func (s *sockets) bring(t *proxy.Table, doubts int, clients map[uint64]bool) err
 		s.own = own
 	}
 	next, changes := ebpf.Diff(s.have, t, s.own)
-	if err := s.handle.Write(changes); err != nil {
+	written := s.handle.Write(changes)
+	if s.have = next; written != nil {
 		s.have = nil // to be read
-		return err
 	}
-	s.have = next
-	if err := s.handle.SetClients(clients); err != nil {
+	if err := errors.Join(written, s.handle.SetClients(clients)); err != nil {
 		return err
 	}
 	if len(clients) == 0 && s.where == "" {

@@ -211,6 +211,26 @@ func TestWrite_underTraffic(t *testing.T) {
 	m.empty()
 }
 
+// A frontend whose endpoints cannot be written is left to the rules, rather than to
+// endpoints that are gone.
+func TestWrite_fails(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4[0]))
+	m.hits(web4, 1)
+	must(t, m.objects.PlSlots.Freeze())
+	if err := m.Write([]proxy.Change{{Frontend: web4, Old: to(ends4[0]), New: to(ends4[1])}}); err == nil {
+		t.Fatal("the map could be written")
+	}
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Errorf("%+v, want it refused by what is no endpoint", got)
+	}
+	have, err := m.Read()
+	must(t, err)
+	if s := have[web4]; s == nil || !s.Torn {
+		t.Errorf("read back: %v, want it torn", s)
+	}
+}
+
 // empty says that nothing is left in the maps.
 func (m *machine) empty() {
 	m.t.Helper()
