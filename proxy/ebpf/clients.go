@@ -27,6 +27,6 @@ func NewClients(pods, own []netip.Addr) *Clients {
 // Translates says that a pod's connection to a frontend, for which the Table gives
 // a result, is translated at its socket; c may be nil.
 func (c *Clients) Translates(src netip.Addr, p cluster.Protocol, r proxy.Result) bool {
-	return c != nil && c.Pods[src] && p == cluster.TCP && r.Verdict == proxy.Balance && !r.Affinity &&
+	return c != nil && c.Pods[src] && p == cluster.TCP && r.Verdict == proxy.Balance && !r.Affinity && !r.Masquerade &&
 		r.Frontend.Kind == proxy.ClusterIP && !slices.Contains(c.Own, r.Frontend.Addr.Addr())
 }

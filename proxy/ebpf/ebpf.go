@@ -186,9 +186,9 @@ const maxSlots = 1<<16 - 1
 // Translated says that connections of pods to a frontend are translated at the
 // socket where it has endpoints. Affinity is by the client's address, which a socket
 // does not have yet when it connects; other kinds of frontends have rules for who
-// the client is.
+// the client is; and where all are masqueraded, the rules replace the client's address.
 func Translated(p *proxy.Port, f proxy.Frontend) bool {
-	return p.Protocol == cluster.TCP && f.Kind == proxy.ClusterIP && p.Affinity == 0
+	return p.Protocol == cluster.TCP && f.Kind == proxy.ClusterIP && p.Affinity == 0 && !p.MasqueradeAll
 }
 
 // arrange puts the wanted backends into slots so that those that stay keep

@@ -109,6 +109,25 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// Where all connections to cluster IPs are masqueraded, the rules do it.
+func TestDiff_masqueradeAll(t *testing.T) {
+	w := newWorld()
+	w.SetService(service("web", func(*cluster.Service) {}, "10.96.0.1"))
+	w.SetSlice(slice("web", "10.1.0.1 !10.2.0.1"))
+	now, pod := w.Publish(), netip.MustParseAddr("10.1.0.9")
+	for all, want := range map[bool]string{false: "10.96.0.1:80 [10.1.0.1:8080 10.2.0.1:8080]", true: ""} {
+		table := proxy.CompileAll(now, proxy.Config{Node: "n1", MasqueradeAll: all})
+		applied, _ := ebpf.Diff(&ebpf.Applied{}, table, nil)
+		if got := text(applied); got != want {
+			t.Errorf("masquerade-all %v: %q, want %q", all, got, want)
+		}
+		q := proxy.Query{Client: proxy.LocalPod, Source: pod, Protocol: cluster.TCP, Destination: netip.MustParseAddrPort("10.96.0.1:80")}
+		if got := ebpf.NewClients([]netip.Addr{pod}, nil).Translates(pod, cluster.TCP, table.Lookup(q)); got == all {
+			t.Errorf("masquerade-all %v: translated at the socket %v", all, got)
+		}
+	}
+}
+
 // An endpoint that stays keeps its slot, and what changes is as little as can be.
 func TestDiff_slots(t *testing.T) {
 	w := newWorld()
