@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -39,10 +40,11 @@ func (c *Conn) Commit(tx *Tx) error {
 
 // packetsUnderWay waits until the packets that are in the kernel's rules now have
 // left them: these are read under RCU, whose grace period membarrier(2) waits for.
-// A kernel that has not this command (with nohz_full) gets a pause of many.
+// A kernel that has not this command (with nohz_full) gets a pause of many, and so does
+// one with one CPU, where the command waits for nothing.
 func packetsUnderWay() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 || runtime.NumCPU() == 1 {
 		time.Sleep(200 * time.Millisecond)
 	}
 }
