@@ -1,8 +1,9 @@
 package lab
 
 import (
+	"bufio"
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,59 +39,21 @@ func (t Traffic) startLong(ctx context.Context, u *url.URL) *longs {
 	return l
 }
 
-// watched remembers how its connection ended.
-type watched struct {
-	net.Conn
-	end atomic.Pointer[error]
-}
-
-func (w *watched) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	if err != nil {
-		w.end.CompareAndSwap(nil, &err)
-	}
-	return n, err
-}
-
-// ended tells it.
-func (w *watched) ended(began time.Time) error {
-	err := errors.New("its reader has not seen the end")
-	if e := w.end.Load(); e != nil {
-		err = *e
-	}
-	return fmt.Errorf("the long connection from %s ended after %v: %w", w.LocalAddr(), time.Since(began).Round(time.Millisecond), err)
-}
-
-// run sends requests over one connection, and no other.
+// run sends requests over one connection, and no other. An http.Transport would now
+// and then close a connection of its own accord.
 func (l *longs) run(ctx context.Context, u *url.URL, timeout time.Duration) error {
-	began := time.Now()
-	var first *watched
-	transport := &http.Transport{MaxConnsPerHost: 1, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if first != nil {
-			return nil, first.ended(began)
-		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		first = &watched{Conn: conn}
-		return first, nil
-	}}
-	defer transport.CloseIdleConnections()
-	client := http.Client{Transport: transport, Timeout: timeout}
+	d := net.Dialer{Timeout: timeout}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	began, answers := time.Now(), bufio.NewReader(conn)
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		_ = resp.Body.Close()
-		if err != nil {
-			return err
+		_ = conn.SetDeadline(time.Now().Add(timeout))
+		if err := ask(u, conn, answers); err != nil {
+			return fmt.Errorf("the one from %s ended after %v: %w", conn.LocalAddr(), time.Since(began).Round(time.Millisecond), err)
 		}
 		l.requests.Add(1)
 		select {
@@ -101,6 +64,24 @@ func (l *longs) run(ctx context.Context, u *url.URL, timeout time.Duration) erro
 		case <-time.After(longEvery):
 		}
 	}
+}
+
+// ask sends one request and reads its answer whole.
+func ask(u *url.URL, to io.Writer, answers *bufio.Reader) error {
+	req, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	if err := req.Write(to); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(answers, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 // endLong ends them and takes down what became of them.
