@@ -80,10 +80,10 @@ func (t *telling) condition(now time.Time, why string, up time.Duration) {
 		if t.ever && t.said == "" {
 			return
 		}
+		t.reporter.Condition(true, reasonReady, "Podlane serves pods on this node")
 		if t.ever {
 			t.reporter.Event(t.uid, false, reasonReady, "pods can be served again")
 		}
-		t.reporter.Condition(true, reasonReady, "Podlane serves pods on this node")
 		t.ever, t.said = true, ""
 		return
 	}
