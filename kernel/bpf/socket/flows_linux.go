@@ -32,6 +32,10 @@ func ReadFlows(dir string) (Flows, error) {
 }
 
 func eachFlow(path string, key any, f func(uint64)) error {
+	// Without CAP_BPF the kernel refuses to look, also where there is nothing.
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -18,6 +18,11 @@ func testFastPath(t *testing.T) {
 			t.Skipf("node %s: no BPF file system: %v: %s", n.Name, err, out)
 		}
 	}
+	apply(t, workload("web", 2))
+	rollout(t, "deployment/web")
+	if os.Getenv(keepFastPath) == "" {
+		t.Cleanup(func() { mayLoad(t, `["NET_ADMIN"]`) }) // also where it fails: the next tests are of the normal path
+	}
 	mayLoad(t, `["NET_ADMIN","BPF","PERFMON"]`)
 	names, ips := pods(t, "app=web", ".metadata.name"), pods(t, "app=web", ".status.podIPs[*].ip")
 	eventually(t, "packets on the fast path", func() error {
@@ -44,7 +49,7 @@ func testFastPath(t *testing.T) {
 			}
 		}
 		for _, n := range cluster.Nodes {
-			out, err := n.Run(t.Context(), "find", "/sys/fs/bpf", "-mindepth", "1")
+			out, err := n.Run(t.Context(), "find", "/sys/fs/bpf", "-path", "*podlane*", "-type", "f")
 			if err != nil || out != "" {
 				return fmt.Errorf("node %s: %s %w", n.Name, out, err)
 			}
@@ -58,12 +63,17 @@ func testFastPath(t *testing.T) {
 	}
 }
 
-// mayLoad gives the agents these capabilities.
+// mayLoad gives the agents these capabilities. It works in a clean-up too, where the
+// test's context has ended.
 func mayLoad(t *testing.T, capabilities string) {
 	t.Helper()
-	kubectl(t, "-n", "podlane", "patch", "daemonset/podlane-agent", "--type=json", "-p",
-		`[{"op":"replace","path":"/spec/template/spec/containers/0/securityContext/capabilities/add","value":`+capabilities+`}]`)
-	kubectl(t, "-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=120s")
+	if _, err := try("-n", "podlane", "patch", "daemonset/podlane-agent", "--type=json", "-p",
+		`[{"op":"replace","path":"/spec/template/spec/containers/0/securityContext/capabilities/add","value":`+capabilities+`}]`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := try("-n", "podlane", "rollout", "status", "daemonset/podlane-agent", "--timeout=80s"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // statuses are what the agents say of themselves.

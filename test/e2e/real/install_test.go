@@ -136,7 +136,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 
 // testUninstalls: afterwards a node has what it had before.
 func testUninstalls(t *testing.T) {
-	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--timeout=90s")
+	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--ignore-not-found", "--timeout=90s")
 	eventually(t, "the DNS Service that was made is gone", func() error {
 		if out, err := try("-n", "kube-system", "get", "service", "kube-dns", "--ignore-not-found"); out != "" || err != nil {
 			return fmt.Errorf("%s: %w", out, err)
