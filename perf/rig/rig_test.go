@@ -79,7 +79,8 @@ func TestRun(t *testing.T) {
 		t.Fatalf("%d paths, %d rows, %d steps, %q\n%s", len(e.Paths), len(e.Rows), len(e.Steps), e.Invalid, out)
 	}
 	for _, c := range e.Cells {
-		service, overlay := c.Moved[perf.Connections] > 0, c.Moved[perf.Tunnelled] > 0
+		// The agents' own probes pass the overlay too, a few in a measurement.
+		service, overlay := c.Moved[perf.Connections] > 0, c.Moved[perf.Tunnelled] > 100
 		path, variant, _ := strings.Cut(c.Path, "/")
 		if c.Result.Test == qperf.Rest {
 			continue
