@@ -87,7 +87,7 @@ func (s *State) Over(ctx context.Context, w io.Writer) error {
 		err = s.api.Update(ctx, s.servicePath(), next, &now)
 	}
 	if err != nil {
-		return fmt.Errorf("the Service was not changed: %w", err)
+		return fmt.Errorf("update of the Service %s (run the command again, which says what it is now): %w", s.Service, err)
 	}
 	if now.Spec.TrafficDistribution != nearest {
 		fmt.Fprintln(w, "   "+notNearest)
@@ -159,7 +159,7 @@ func (s *State) Back(ctx context.Context, w io.Writer) error {
 	}
 	fmt.Fprintln(w, "1. done")
 	if err := s.api.Update(ctx, s.servicePath(), next, nil); err != nil {
-		return fmt.Errorf("the Service was not changed: %w", err)
+		return fmt.Errorf("update of the Service %s (run the command again, which says what it is now): %w", s.Service, err)
 	}
 	fmt.Fprintf(w, "2. done: the Service %s leads to the pods %s\n", s.Service, selector(labels))
 	if err := s.api.Delete(ctx, s.copiedPath()); err != nil {
