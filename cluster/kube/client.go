@@ -116,3 +116,16 @@ func newClients(c *rest.Config) (clients, error) {
 	}
 	return out, nil
 }
+
+// core gives a client of the API's core group, and asks nothing of the server.
+func (o Options) core() (rest.Interface, error) {
+	c, err := o.rest()
+	if err != nil {
+		return nil, err
+	}
+	all, err := newClients(c)
+	if err != nil {
+		return nil, err
+	}
+	return all[corev1.SchemeGroupVersion], nil
+}

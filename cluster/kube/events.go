@@ -21,15 +21,11 @@ type NodeEvents struct {
 // NewNodeEvents reads the kubeconfig and asks nothing of the server. The Node is
 // that of the Options.
 func NewNodeEvents(o Options) (*NodeEvents, error) {
-	c, err := o.rest()
+	core, err := o.core()
 	if err != nil {
 		return nil, err
 	}
-	all, err := newClients(c)
-	if err != nil {
-		return nil, err
-	}
-	return &NodeEvents{all[corev1.SchemeGroupVersion], o.Node}, nil
+	return &NodeEvents{core, o.Node}, nil
 }
 
 // mostMessage is how long the API server lets an Event's message be.

@@ -34,15 +34,11 @@ const mostEvents = 32
 
 // NewReporter reads the kubeconfig and asks nothing of the server.
 func NewReporter(o Options) (*Reporter, error) {
-	c, err := o.rest()
+	core, err := o.core()
 	if err != nil {
 		return nil, err
 	}
-	all, err := newClients(c)
-	if err != nil {
-		return nil, err
-	}
-	return &Reporter{core: all[corev1.SchemeGroupVersion], node: o.Node, log: o.Log, wake: make(chan struct{}, 1)}, nil
+	return &Reporter{core: core, node: o.Node, log: o.Log, wake: make(chan struct{}, 1)}, nil
 }
 
 // Condition says whether the node's network is there, with a reason of one word and

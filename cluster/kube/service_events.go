@@ -27,15 +27,11 @@ const eventTimeout = 10 * time.Second
 
 // NewServiceEvents reads the kubeconfig and asks nothing of the server.
 func NewServiceEvents(o Options) (*ServiceEvents, error) {
-	c, err := o.rest()
+	core, err := o.core()
 	if err != nil {
 		return nil, err
 	}
-	all, err := newClients(c)
-	if err != nil {
-		return nil, err
-	}
-	return &ServiceEvents{core: all[corev1.SchemeGroupVersion], node: o.Node, log: o.Log}, nil
+	return &ServiceEvents{core: core, node: o.Node, log: o.Log}, nil
 }
 
 // WarnService writes a warning about a Service, without making the caller wait. It
