@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/podlane/podlane/perf"
 )
 
 // What our objects carry. RunLabel has the run's id, and UntilAnnotation when it is over at the
@@ -158,7 +160,8 @@ func (p plan) pod(role, node string, host bool) *corev1.Pod {
 		}},
 	}
 	if role == podServer { // on the host network, ports named here would be taken from all other pods of the node
-		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: controlPort}, {ContainerPort: dataPort}, {ContainerPort: dataPort, Protocol: corev1.ProtocolUDP}}
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: controlPort}, {ContainerPort: dataPort}, {ContainerPort: dataPort, Protocol: corev1.ProtocolUDP},
+			{ContainerPort: perf.ApartData}, {ContainerPort: perf.ApartData, Protocol: corev1.ProtocolUDP}}
 	}
 	return pod
 }

@@ -417,10 +417,13 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 		r.path(perf.PodServicePod, podClient, cluster, r.witnessed(through, r.from)),
 	}
 	paths[0].ControlPort, paths[0].DataPort = r.hostPort, r.hostPort+1
+	paths[1].DataPort = perf.ApartData
 	for _, name := range r.Further {
 		switch name {
 		case NodePod:
-			paths = append(paths, r.path(name, nodeClient, server, r.witnessed(direct, r.from)))
+			p := r.path(name, nodeClient, server, r.witnessed(direct, r.from))
+			p.DataPort = perf.ApartData
+			paths = append(paths, p)
 		case SameNode:
 			paths = append(paths, r.path(name, neighbour, server, r.witnessed(direct, r.to)))
 		case Hairpin:

@@ -70,10 +70,13 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 		r.path(b, perf.PodPod, clientPod, pod, near, b.byFastPath(b.through(server, false, true))),
 		r.path(b, perf.PodServicePod, clientPod, clusterIP, near, b.bySocket(b.through(server, true, true))),
 	}
+	list[1].DataPort = perf.ApartData
 	for _, name := range r.Further {
 		switch name {
 		case NodePod:
-			list = append(list, r.path(b, name, "node/"+near, pod, near, b.through(server, false, true)))
+			p := r.path(b, name, "node/"+near, pod, near, b.through(server, false, true))
+			p.DataPort = perf.ApartData
+			list = append(list, p)
 		case SameNode:
 			list = append(list, r.path(b, name, neighbour, pod, far, b.through(server, false, false)))
 		case Hairpin:
@@ -151,8 +154,8 @@ func (r *rig) witness(b *bench, node string) func(context.Context) (map[string]u
 	}
 }
 
-// ladder are the steps between layouts that are there: what the fast path takes off,
-// against flannel's layout of the same kind too, and what a Service adds.
+// ladder are the steps between layouts that are there: what both paths cost, against
+// flannel's layout of the same kind too, what the fast path takes off, and what a Service adds.
 func (r *rig) ladder() (parts []perf.Part) {
 	has := func(path string) bool {
 		kind, layout, _ := strings.Cut(path, "/")
@@ -162,6 +165,7 @@ func (r *rig) ladder() (parts []perf.Part) {
 		pod, service := perf.PodPod+"/"+o.overlay, perf.PodServicePod+"/"+o.overlay
 		for _, p := range []perf.Part{
 			{Name: o.overlay + ", normal path, against node to node", From: perf.NodeNode, To: pod + "+normal"},
+			{Name: o.overlay + ", normal path, against " + o.flannel, From: perf.PodPod + "/" + o.flannel, To: pod + "+normal"},
 			{Name: o.overlay + ", fast path, against node to node", From: perf.NodeNode, To: pod + "+fast"},
 			{Name: o.overlay + ", fast path, against the normal one", From: pod + "+normal", To: pod + "+fast"},
 			{Name: o.overlay + ", fast path, against " + o.flannel, From: perf.PodPod + "/" + o.flannel, To: pod + "+fast"},
