@@ -115,7 +115,8 @@ type Agent struct {
 func Run(ctx context.Context, c Config, source Source) (err error) {
 	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now(), questions: make(chan func())}
 	a.operations = newOperations(c, a.log)
-	a.operations.ports.Metrics.FastPath(a.fast.counts)
+	a.operations.ports.Metrics.FastPath(a.fast.counts, a.sockets.counts)
+	a.fast.count, a.sockets.count = a.operations.ports.Metrics.PartFailed, a.operations.ports.Metrics.PartFailed
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
 	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
 	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
@@ -146,7 +147,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 		g.Go(func() error { return c.Reporter.Run(ctx) })
 	}
 	if c.Policies != nil {
-		a.operations.ports.Metrics.Policies(func() int { return len(c.Policies.All()) })
+		a.operations.ports.Metrics.Policies(func() int { all, _ := c.Policies.All(); return len(all) })
 		g.Go(func() error { return c.Policies.Run(ctx) })
 	}
 	g.Go(func() error { return a.loop(ctx, server, notices) })
@@ -245,13 +246,10 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		a.settled(err)
 		a.count(err)
 		a.tell(time.Now())
-		switch more := a.fast.attach(); {
-		case more:
+		if a.fast.attach() {
 			retry.Reset(time.Millisecond)
-		case err != nil:
-			retry.Reset(pause(a.failures))
-		case a.fast.err != nil:
-			retry.Reset(pause(a.fast.failed))
+		} else if wait, failed := again(a.failures, a.fast.failed, a.sockets.failed); failed {
+			retry.Reset(wait)
 		}
 		if a.services.applier.Missed() {
 			a.changed(nft.Event{Lost: true})
@@ -425,6 +423,16 @@ func (a *Agent) reportProblems() {
 // pause is how long to wait before the next try, after so many failures in a row.
 func pause(failures int) time.Duration {
 	return min(retryFirst<<min(failures, 10), retryMost)
+}
+
+// again gives how long to wait before what has failed so often in a row is tried again.
+func again(failures ...int) (wait time.Duration, failed bool) {
+	for _, n := range failures {
+		if n > 0 && (!failed || pause(n) < wait) {
+			wait, failed = pause(n), true
+		}
+	}
+	return wait, failed
 }
 
 // network is what the node gives to new pods.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
@@ -28,48 +27,30 @@ type FastPath struct {
 const attachAtOnce = 4
 
 // fast keeps the node's fast path as a Plan and the cluster's state want it. What
-// goes wrong with it is said and tried again, and never stands in the way of the
-// normal path, which does not need it.
+// goes wrong with it never stands in the way of the normal path, which does not need it.
 type fast struct {
-	config FastPath
-	log    *slog.Logger
+	part
 	handle *bpf.Handle
-	why    string // it is off; "" where it is on
 	// What was applied last, and in which doubt.
 	link   *link.State
 	doubts int
 	off    map[string]fastpath.Reason
 	state  fastpath.State
 	left   int // programs to be attached
-	err    error
-	failed int // times in a row
-	// counters are for scrapes, which other goroutines make.
-	counters atomic.Pointer[bpf.Handle]
 }
 
 // open takes the fast path into use, or away.
 func (f *fast) open(c FastPath, log *slog.Logger) error {
-	f.config, f.log = c, log
-	if c.Mode == fastpath.Off || c.Mode == "" {
-		f.why = "off by --fast-path"
-		if c.Dir == "" {
-			return nil
+	f.what, f.name, f.log = "fast path", "fast-path", log
+	return f.begin(c.Mode, c.Dir, func() (func() ([]bpf.Count, error), error) {
+		h, err := bpf.Open(bpf.Config{Dir: c.Dir})
+		if err != nil {
+			return nil, err
 		}
-		return bpf.Remove(c.Dir)
-	}
-	var err error
-	f.handle, err = bpf.Open(bpf.Config{Dir: c.Dir})
-	if err == nil {
-		f.counters.Store(f.handle)
-		log.Info("fast path", "state", "on", "attach", f.handle.How())
-		return nil
-	}
-	f.why = err.Error()
-	if c.Mode == fastpath.On {
-		return err
-	}
-	log.Info("fast path", "state", "off", "err", err)
-	return bpf.Remove(c.Dir) // what an agent with more rights left must not stay
+		f.handle = h
+		log.Info(f.what, "state", "on", "attach", h.How())
+		return h.Counters, nil
+	}, bpf.Remove)
 }
 
 func (f *fast) close() {
@@ -80,17 +61,18 @@ func (f *fast) close() {
 
 // apply brings the maps to what the Plan says, after its links. It is cheap when
 // nothing changed. An error stays until attach, which follows an apply that succeeded,
-// has succeeded too.
+// has succeeded too. While the own node's object is unusable all stays as it is, as the links do.
 func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
-	if f.handle == nil {
+	if f.handle == nil || p.OverlayInput().Check() != nil {
 		return
 	}
 	if f.err == nil && f.link == p.Link && f.doubts == l.doubts && maps.Equal(f.off, off) {
 		return
 	}
-	devices, err := bpf.Devices()
-	if err == nil {
-		f.state = fastpath.Compile(fastpath.Input{Overlay: p.OverlayInput(), Link: *p.Link, Devices: devices, Off: off})
+	devices, err := f.handle.Devices()
+	ipsec, unread := bpf.IPsec()
+	if err = errors.Join(err, unread); err == nil {
+		f.state = fastpath.Compile(fastpath.Input{Overlay: p.OverlayInput(), Link: *p.Link, Devices: devices, IPsec: ipsec, Off: off})
 		err = f.handle.Apply(f.state)
 	}
 	f.link, f.doubts, f.off, f.left = p.Link, l.doubts, off, 1
@@ -112,32 +94,33 @@ func (f *fast) attach() (more bool) {
 	return left > 0
 }
 
-func (f *fast) report(err error) {
-	if err != nil && (f.err == nil || f.err.Error() != err.Error()) {
-		f.log.Warn("fast path", "err", err)
-	}
-	f.err = err
-	if f.failed++; err == nil {
-		f.failed = 0
-	}
-}
-
 // normalPods gives the host ends of the pods that are not to take the fast path.
 func (a *Agent) normalPods() map[string]fastpath.Reason {
 	if a.fast.handle == nil {
 		return nil
 	}
-	policed := map[string]bool{}
-	if a.config.Policies != nil {
-		for _, k := range a.config.Policies.All() {
-			policed[k.Namespace] = true
-		}
-	}
-	return normalPods(a.snapshot, a.pods.Allocations(), policed)
+	return normalPods(a.snapshot, a.pods.Allocations(), policed(a.config.Policies, a.fast.handle.Takes))
 }
 
-// normalPods takes the namespaces that have NetworkPolicies, policed.
-func normalPods(s *cluster.Snapshot, allocations []cni.Allocation, policed map[string]bool) map[string]fastpath.Reason {
+// policed tells of which pods a NetworkPolicy may say something. Before the policies
+// are known for the first time, all stays as an agent before has left it: what takes the fast path goes
+// on, and no other pod joins.
+func policed(p Policies, takes func(netip.Addr) bool) func(cni.Allocation) bool {
+	if p == nil {
+		return func(cni.Allocation) bool { return false }
+	}
+	all, known := p.All()
+	if !known {
+		return func(al cni.Allocation) bool { return !slices.ContainsFunc(al.Addrs, takes) }
+	}
+	namespaces := map[string]bool{}
+	for _, k := range all {
+		namespaces[k.Namespace] = true
+	}
+	return func(al cni.Allocation) bool { return namespaces[al.Namespace] }
+}
+
+func normalPods(s *cluster.Snapshot, allocations []cni.Allocation, policed func(cni.Allocation) bool) map[string]fastpath.Reason {
 	off := map[string]fastpath.Reason{}
 	for _, al := range allocations {
 		pod := s.Pods.Get(cluster.Key{Namespace: al.Namespace, Name: al.Pod})
@@ -146,7 +129,7 @@ func normalPods(s *cluster.Snapshot, allocations []cni.Allocation, policed map[s
 			off[al.Link] = fastpath.Reason(pod.NormalPath)
 		case al.Bandwidth != nil:
 			off[al.Link] = fastpath.Bandwidth
-		case policed[al.Namespace]:
+		case policed(al):
 			off[al.Link] = fastpath.Policy
 		}
 	}
@@ -202,20 +185,6 @@ func (f *fast) status(allocations []cni.Allocation) FastPathStatus {
 		s.Error = err.Error()
 	}
 	return s
-}
-
-// counts reads the counters for a scrape, from any goroutine.
-func (f *fast) counts() (map[string]uint64, error) {
-	h := f.counters.Load()
-	if h == nil {
-		return nil, nil
-	}
-	list, err := h.Counters()
-	out := make(map[string]uint64, len(list))
-	for _, c := range list {
-		out[c.Reason] = c.Packets
-	}
-	return out, err
 }
 
 // now gives what the fast path takes, for an explanation; nothing where it is

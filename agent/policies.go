@@ -11,7 +11,8 @@ import (
 // they are not enforced.
 type Policies interface {
 	Run(context.Context) error
-	All() []cluster.Key
+	// All gives them; known says that the API server has listed them.
+	All() (all []cluster.Key, known bool)
 	// Speak says whether this agent is the one that warns.
 	Speak(bool)
 }
@@ -30,9 +31,10 @@ func (a *Agent) unenforced() []cluster.Problem {
 		return nil
 	}
 	var ps []cluster.Problem
-	for i, k := range a.config.Policies.All() {
+	all, _ := a.config.Policies.All()
+	for i, k := range all {
 		if i == 10 {
-			ps = append(ps, cluster.Problem{Kind: "NetworkPolicy", Key: cluster.Key{Name: "..."}, Err: fmt.Sprintf("and %d more", len(a.config.Policies.All())-i)})
+			ps = append(ps, cluster.Problem{Kind: "NetworkPolicy", Key: cluster.Key{Name: "..."}, Err: fmt.Sprintf("and %d more", len(all)-i)})
 			break
 		}
 		ps = append(ps, cluster.Problem{Kind: "NetworkPolicy", Key: k, Err: "is not enforced: the pods that it selects accept all connections"})

@@ -28,12 +28,10 @@ type SocketLB struct {
 }
 
 // sockets keeps the translation at the socket as a Table and the node's pods want
-// it. What goes wrong with it is said and tried again: the rules do without.
+// it. The rules do without.
 type sockets struct {
-	config SocketLB
-	log    *slog.Logger
+	part
 	handle *socket.Handle
-	why    string        // it is off; "" where it is on
 	have   *ebpf.Applied // nil: not known
 	where  string        // the cgroup whose processes it meets; "": none yet
 	// What was applied last, and in which doubt.
@@ -42,29 +40,19 @@ type sockets struct {
 	own     []netip.Addr
 	clients map[uint64]bool
 	pods    []netip.Addr // the clients' addresses
-	err     error
 }
 
 // open takes the translation into use, or away.
 func (s *sockets) open(c SocketLB, log *slog.Logger) error {
-	s.config, s.log = c, log
-	if c.Mode == fastpath.Off || c.Mode == "" {
-		s.why = "off by --socket-lb"
-		if c.Dir == "" {
-			return nil
+	s.what, s.name, s.log = "translation at the socket", "socket-lb", log
+	return s.begin(c.Mode, c.Dir, func() (func() ([]bpf.Count, error), error) {
+		h, err := socket.Open(socket.Config{Dir: c.Dir, Cgroup: c.Cgroup})
+		if err != nil {
+			return nil, err
 		}
-		return socket.Remove(c.Dir)
-	}
-	var err error
-	if s.handle, err = socket.Open(socket.Config{Dir: c.Dir, Cgroup: c.Cgroup}); err == nil {
-		return nil
-	}
-	s.why = err.Error()
-	if c.Mode == fastpath.On {
-		return fmt.Errorf("--socket-lb on: %w", err)
-	}
-	log.Info("translation at the socket", "state", "off", "err", err)
-	return socket.Remove(c.Dir) // likewise
+		s.handle = h
+		return h.Counters, nil
+	}, socket.Remove)
 }
 
 func (s *sockets) close() {
@@ -73,26 +61,23 @@ func (s *sockets) close() {
 	}
 }
 
-// apply brings the maps to a Table, and puts the programs in force once there is a
-// cgroup for them. It is cheap when nothing changed.
+// apply brings the maps to a Table, and keeps the programs in force. It is cheap when
+// nothing changed.
 func (s *sockets) apply(t *proxy.Table, doubts int, clients map[uint64]bool, pods []netip.Addr) {
 	if s.handle == nil {
 		return
 	}
-	if s.err == nil && s.table == t && s.doubts == doubts && maps.Equal(s.clients, clients) {
-		return
+	var err error
+	if s.err != nil || s.table != t || s.doubts != doubts || !maps.Equal(s.clients, clients) {
+		if err = s.write(t, doubts, clients); err == nil {
+			s.table, s.doubts, s.clients, s.pods = t, doubts, clients, pods
+		}
 	}
-	err := s.bring(t, doubts, clients)
-	if err == nil {
-		s.table, s.doubts, s.clients, s.pods = t, doubts, clients, pods
-	}
-	if err != nil && (s.err == nil || s.err.Error() != err.Error()) {
-		s.log.Warn("translation at the socket", "err", err)
-	}
-	s.err = err
+	s.report(errors.Join(err, s.follow(len(clients) > 0)))
 }
 
-func (s *sockets) bring(t *proxy.Table, doubts int, clients map[uint64]bool) error {
+// write brings the maps to a Table and to who takes part.
+func (s *sockets) write(t *proxy.Table, doubts int, clients map[uint64]bool) error {
 	if s.have == nil {
 		have, err := s.handle.Read()
 		if err != nil {
@@ -112,16 +97,19 @@ func (s *sockets) bring(t *proxy.Table, doubts int, clients map[uint64]bool) err
 	if s.have = next; written != nil {
 		s.have = nil // to be read
 	}
-	if err := errors.Join(written, s.handle.SetClients(clients)); err != nil {
-		return err
-	}
-	if len(clients) == 0 && s.where == "" {
-		return nil // there may be no cgroup of pods yet
-	}
+	return errors.Join(written, s.handle.SetClients(clients))
+}
+
+// follow keeps the programs at the cgroup of the node's pods, whichever that is now.
+// Before there is a pod there may be none.
+func (s *sockets) follow(pods bool) error {
 	where, err := s.handle.Attach()
-	if err == nil && where != s.where {
-		s.log.Info("translation at the socket", "state", "on", "cgroup", where)
-		s.where = where
+	if where != s.where && where != "" {
+		s.log.Info(s.what, "state", "on", "cgroup", where)
+	}
+	s.where = where
+	if !pods {
+		return nil
 	}
 	return err
 }

@@ -16,7 +16,8 @@ import (
 // for none that is not there.
 func TestDocumented(t *testing.T) {
 	m := NewMetrics(func() (int, int, error) { return 0, 0, nil }, func() *proxy.Table { return nil }, func() (f, e []ServiceCount, err error) { return nil, nil, nil })
-	m.FastPath(func() (map[string]uint64, error) { return nil, nil })
+	none := func() (map[string]uint64, error) { return nil, nil }
+	m.FastPath(none, none)
 	m.Policies(func() int { return 0 })
 	m.Agent(func() *Figures { return nil }, func() (map[string]uint64, error) { return nil, nil })
 	descs := make(chan *prometheus.Desc)

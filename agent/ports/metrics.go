@@ -19,6 +19,7 @@ type Metrics struct {
 	lastSync, lastQueued                *prometheus.GaugeVec
 	serviceChanges, endpointChanges     prometheus.Counter
 	staleDeleted, healthz, livez, stale *prometheus.CounterVec
+	parts                               *prometheus.CounterVec
 	failures                            prometheus.Counter
 }
 
@@ -53,11 +54,15 @@ func NewMetrics(level func() (count, most int, err error), table func() *proxy.T
 		stale:           vector("podlane", "stale_flows_deleted_total", "Stale UDP flows deleted, by the Service they were to.", "namespace", "service"),
 		healthz:         vector("kubeproxy", "proxy_healthz_total", "Answers of /healthz.", "code"),
 		livez:           vector("kubeproxy", "proxy_livez_total", "Answers of /livez.", "code"),
+		parts:           vector("podlane", "bpf_failures_total", "Times that the fast path or the translation at sockets could not be brought to what is wanted and was tried again.", "part"),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "podlane", Name: "proxy_failures_total",
 			Help: "Times that a change could not be brought to the kernel and was tried again."}),
 	}
+	for _, part := range []string{"fast-path", "socket-lb"} {
+		m.parts.WithLabelValues(part).Add(0) // a rate has a start
+	}
 	m.registry.MustRegister(m.syncs, m.programming, m.reconciles, m.lastSync, m.lastQueued, m.serviceChanges, m.endpointChanges,
-		m.staleDeleted, m.stale, m.healthz, m.livez, m.failures,
+		m.staleDeleted, m.stale, m.healthz, m.livez, m.failures, m.parts,
 		flowTable{level}, localPolicies{table}, newFlows{counts},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -108,6 +113,10 @@ func (m *Metrics) Reconciled(took [2]time.Duration, deleted [2]map[cluster.Key]i
 		}
 	}
 }
+
+// PartFailed counts a try of the fast path ("fast-path") or of the translation at
+// sockets ("socket-lb") that is made again.
+func (m *Metrics) PartFailed(part string) { m.parts.WithLabelValues(part).Inc() }
 
 func (m *Metrics) countHealthz(code string) { m.healthz.WithLabelValues(code).Inc() }
 func (m *Metrics) countLivez(code string)   { m.livez.WithLabelValues(code).Inc() }

@@ -32,11 +32,12 @@ type Policies struct {
 	log    *slog.Logger
 	failed bool // logged; of the Reflector's goroutine
 
-	mu    sync.Mutex
-	known map[cluster.Key]types.UID
-	told  map[types.UID]bool
-	speak bool
-	wake  chan struct{}
+	mu     sync.Mutex
+	known  map[cluster.Key]types.UID
+	listed bool // known has what the API server had
+	told   map[types.UID]bool
+	speak  bool
+	wake   chan struct{}
 }
 
 var policies = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}
@@ -61,8 +62,9 @@ func NewPolicies(o Options) (*Policies, error) {
 	}, nil
 }
 
-// All gives the policies' keys, sorted.
-func (p *Policies) All() []cluster.Key {
+// All gives the policies' keys, sorted. Before the API server has listed them for the
+// first time it knows none.
+func (p *Policies) All() (all []cluster.Key, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keys := make([]cluster.Key, 0, len(p.known))
@@ -70,7 +72,7 @@ func (p *Policies) All() []cluster.Key {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, cluster.Key.Compare)
-	return keys
+	return keys, p.listed
 }
 
 // Speak says whether this process is the one of the cluster that writes the Events.
@@ -162,12 +164,15 @@ func notEnforced(k cluster.Key, uid types.UID) *corev1.Event {
 
 // Add implements cache.ReflectorStore, as the methods after it do.
 func (p *Policies) Add(o any) error {
-	m := o.(*metav1.PartialObjectMetadata)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.add(o.(*metav1.PartialObjectMetadata))
+	return nil
+}
+
+func (p *Policies) add(m *metav1.PartialObjectMetadata) {
 	p.known[cluster.Key{Namespace: m.Namespace, Name: m.Name}] = m.UID
 	p.wakeUp()
-	return nil
 }
 
 // Update is Add.
@@ -183,16 +188,16 @@ func (p *Policies) Delete(o any) error {
 	return nil
 }
 
-// Replace takes the list of all policies.
+// Replace takes the list of all policies. Nobody sees a part of it: pods would take the
+// fast path past a policy.
 func (p *Policies) Replace(list []any, _ string) error {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	clear(p.known)
-	p.mu.Unlock()
 	for _, o := range list {
-		if err := p.Add(o); err != nil {
-			return err
-		}
+		p.add(o.(*metav1.PartialObjectMetadata))
 	}
+	p.listed = true
 	return nil
 }
 

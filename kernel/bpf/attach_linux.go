@@ -3,13 +3,13 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 
 	"github.com/podlane/podlane/overlay/fastpath"
 )
@@ -37,24 +37,62 @@ func bestAttach() Attach {
 }
 
 // Apply brings the maps to the State and takes programs away that it does not
-// have, which is quick. The programs that it has more are AttachSome's. It goes on after an
-// error; the next Apply does the rest.
+// have, which is quick. The programs that it has more, or that someone else has taken from their
+// devices, are AttachSome's. It goes on after an error; the next Apply does the rest.
 func (h *Handle) Apply(want fastpath.State) error {
-	links, err := netlink.LinkList()
+	states, err := linkStates()
 	if err != nil {
-		return fmt.Errorf("links: %w", err)
+		return err
 	}
 	h.want, h.index = want, map[string]int{}
-	for _, l := range links {
-		h.index[l.Attrs().Name] = l.Attrs().Index
+	for index, s := range states {
+		h.index[s.Attrs().Name] = index
 	}
-	return errors.Join(h.update(), h.detachUnwanted())
+	return errors.Join(h.miss(states), h.update(), h.detachUnwanted())
+}
+
+// miss finds the programs that are no longer at their devices: with half of a flow on
+// the fast path, the other half would be invalid.
+func (h *Handle) miss(states map[int]*linkState) error {
+	var errs []error
+	for dev, d := range h.devices {
+		s := states[d.index]
+		if s == nil {
+			continue // the device has gone, as detachUnwanted will find
+		}
+		there, err := d.there(s)
+		if err == nil && !there {
+			err = h.detach(dev, d)
+			delete(h.devices, dev)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (d attached) there(s *linkState) (bool, error) {
+	if d.link != nil {
+		return attachedAt(d.link) == d.index, nil
+	}
+	if !s.clsact {
+		return false, nil
+	}
+	mine, _, err := filters(s.Link)
+	return len(mine) > 0, err
+}
+
+// attachedAt gives the index of a link's device; 0 where it is at none any more.
+func attachedAt(l link.Link) int {
+	if info, err := l.Info(); err == nil && info.TCX() != nil {
+		return int(info.TCX().Ifindex)
+	}
+	return 0
 }
 
 // AttachSome attaches at most n of the programs that the State of the last Apply
 // has and the devices have not, and gives how many are left. By tcx each takes
-// some 15 ms, in which the kernel waits for its readers. Before the first Apply it
-// leaves what was adopted as it is.
+// some 15 ms, in which the kernel waits for its readers. When all are there, programs of other layouts
+// go. Before the first Apply it leaves what was adopted as it is.
 func (h *Handle) AttachSome(n int) (left int, err error) {
 	if h.index == nil {
 		return 0, nil
@@ -73,7 +111,18 @@ func (h *Handle) AttachSome(n int) (left int, err error) {
 			errs = append(errs, h.attachTo(dev, i, role))
 		}
 	}
-	return left, errors.Join(append(errs, h.update())...)
+	err = errors.Join(append(errs, h.update())...)
+	if left == 0 && err == nil && !h.alone {
+		err = RemoveOthers(h.dir)
+		h.alone = err == nil
+	}
+	return left, err
+}
+
+// Takes says that packets of a local pod take the fast path, by its address.
+func (h *Handle) Takes(a netip.Addr) bool {
+	p, has := h.pods[a]
+	return has && p.Normal == 0
 }
 
 // stays says that a device has the program that it is to have.
@@ -166,10 +215,7 @@ func (h *Handle) adoptLink(dev string, role fastpath.Role) error {
 	if err != nil {
 		return os.Remove(h.pin(dev, role))
 	}
-	d := attached{role: role, link: l}
-	if info, err := l.Info(); err == nil && info.TCX() != nil {
-		d.index = int(info.TCX().Ifindex)
-	}
+	d := attached{role: role, index: attachedAt(l), link: l}
 	if d.index == 0 || h.attach != TCX {
 		return h.detach(dev, d)
 	}

@@ -100,7 +100,7 @@ func RemoveQdiscs() error {
 // filters gives our filters of a device, and how many there are of others.
 func filters(l netlink.Link) (mine []netlink.Filter, others int, err error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		list, err := netlink.FilterList(l, parent)
+		list, err := whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOENT) {
 			return nil, 0, fmt.Errorf("filters of %s: %w", l.Attrs().Name, err)
 		}
@@ -113,61 +113,6 @@ func filters(l netlink.Link) (mine []netlink.Filter, others int, err error) {
 		}
 	}
 	return mine, others, nil
-}
-
-// A linkState is a link with what would be passed by on it.
-type linkState struct {
-	netlink.Link
-	queued  bool // has a qdisc of its own, which is not the none that a veth has
-	ingress bool // has an ingress or clsact qdisc
-	clsact  bool // it is a clsact qdisc
-}
-
-func linkStates() (map[int]*linkState, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("links: %w", err)
-	}
-	qdiscs, err := netlink.QdiscList(nil)
-	if err != nil {
-		return nil, fmt.Errorf("qdiscs: %w", err)
-	}
-	states := map[int]*linkState{}
-	for _, l := range links {
-		states[l.Attrs().Index] = &linkState{Link: l}
-	}
-	for _, q := range qdiscs {
-		s := states[q.Attrs().LinkIndex]
-		switch {
-		case s == nil: // a link made just now
-		case q.Type() == "ingress" || q.Type() == "clsact":
-			s.ingress, s.clsact = true, q.Type() == "clsact"
-		case q.Attrs().Parent == netlink.HANDLE_ROOT && q.Type() != "noqueue":
-			s.queued = true
-		}
-	}
-	return states, nil
-}
-
-// Devices reads what fastpath.Compile has to know of the node's links.
-func Devices() (map[string]fastpath.Device, error) {
-	states, err := linkStates()
-	if err != nil {
-		return nil, err
-	}
-	devices := map[string]fastpath.Device{}
-	for _, s := range states {
-		d := fastpath.Device{Queued: s.queued}
-		if s.ingress {
-			_, others, err := filters(s.Link)
-			if err != nil {
-				return nil, err
-			}
-			d.Filtered = others > 0
-		}
-		devices[s.Attrs().Name] = d
-	}
-	return devices, nil
 }
 
 // adoptFilters takes over the filters that an agent before left, or removes them

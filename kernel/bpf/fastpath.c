@@ -209,11 +209,28 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	return PASS_OTHER;
 }
 
-// known asks conntrack for the flow of a tuple.
-static __always_inline bool translates(struct __sk_buff *skb, struct bpf_sock_tuple *t, __u32 size, __u8 proto)
+// translates asks conntrack for the flow of a packet, or of answers to it, and says that it
+// is translated.
+static __always_inline bool translates(struct __sk_buff *skb, const struct packet *p, bool answers)
 {
-	struct bpf_ct_opts___v1 opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = proto };
-	struct nf_conn *ct = bpf_skb_ct_lookup(skb, t, size, &opts, sizeof(opts));
+	const struct addr *src = answers ? &p->dst : &p->src, *dst = answers ? &p->src : &p->dst;
+	__be16 sport = answers ? p->dport : p->sport, dport = answers ? p->sport : p->dport;
+	struct bpf_sock_tuple t = {};
+	__u32 size = sizeof(t.ipv4);
+	if (p->v6) {
+		__builtin_memcpy(t.ipv6.saddr, src, 16);
+		__builtin_memcpy(t.ipv6.daddr, dst, 16);
+		t.ipv6.sport = sport;
+		t.ipv6.dport = dport;
+		size = sizeof(t.ipv6);
+	} else {
+		t.ipv4.saddr = src->word[3];
+		t.ipv4.daddr = dst->word[3];
+		t.ipv4.sport = sport;
+		t.ipv4.dport = dport;
+	}
+	struct bpf_ct_opts___v1 opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = p->proto };
+	struct nf_conn *ct = bpf_skb_ct_lookup(skb, &t, size, &opts, sizeof(opts));
 	if (!ct)
 		return false;
 	bool yes = ct->status & TRANSLATED;
@@ -226,35 +243,7 @@ static __always_inline bool translates(struct __sk_buff *skb, struct bpf_sock_tu
 // of a translated flow, conntrack has to find it another source port.
 static __always_inline bool nated(struct __sk_buff *skb, const struct packet *p)
 {
-	struct bpf_sock_tuple t = {};
-	if (p->v6) {
-		__builtin_memcpy(t.ipv6.saddr, &p->src, 16);
-		__builtin_memcpy(t.ipv6.daddr, &p->dst, 16);
-		t.ipv6.sport = p->sport;
-		t.ipv6.dport = p->dport;
-		if (translates(skb, &t, sizeof(t.ipv6), p->proto))
-			return true;
-		if (!p->opens)
-			return false;
-		__builtin_memcpy(t.ipv6.saddr, &p->dst, 16);
-		__builtin_memcpy(t.ipv6.daddr, &p->src, 16);
-		t.ipv6.sport = p->dport;
-		t.ipv6.dport = p->sport;
-		return translates(skb, &t, sizeof(t.ipv6), p->proto);
-	}
-	t.ipv4.saddr = p->src.word[3];
-	t.ipv4.daddr = p->dst.word[3];
-	t.ipv4.sport = p->sport;
-	t.ipv4.dport = p->dport;
-	if (translates(skb, &t, sizeof(t.ipv4), p->proto))
-		return true;
-	if (!p->opens)
-		return false;
-	t.ipv4.saddr = p->dst.word[3];
-	t.ipv4.daddr = p->src.word[3];
-	t.ipv4.sport = p->dport;
-	t.ipv4.dport = p->sport;
-	return translates(skb, &t, sizeof(t.ipv4), p->proto);
+	return translates(skb, p, false) || (p->opens && translates(skb, p, true));
 }
 
 static __always_inline bool fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)

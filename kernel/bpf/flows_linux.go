@@ -81,12 +81,15 @@ func forgetFlows(left ways) error {
 	var stale []conntrack.Flow
 	var errs []error
 	for _, v6 := range []bool{false, true} {
-		err := conn.Each(unix.IPPROTO_TCP, v6, func(f conntrack.Flow) {
-			translated := f.Orig.Src != f.Reply.Dst || f.Orig.Dst != f.Reply.Src
-			if !translated && (left.has(f.Orig.Src.Addr()) || left.has(f.Orig.Dst.Addr())) {
-				stale = append(stale, f)
-			}
-		})
+		err := conntrack.ErrPartial
+		for try := 0; try < listTries && errors.Is(err, conntrack.ErrPartial); try++ {
+			err = conn.Each(unix.IPPROTO_TCP, v6, func(f conntrack.Flow) {
+				translated := f.Orig.Src != f.Reply.Dst || f.Orig.Dst != f.Reply.Src
+				if !translated && (left.has(f.Orig.Src.Addr()) || left.has(f.Orig.Dst.Addr())) {
+					stale = append(stale, f)
+				}
+			})
+		}
 		if !errors.Is(err, unix.EOPNOTSUPP) { // no IPv6
 			errs = append(errs, err)
 		}
@@ -97,4 +100,12 @@ func forgetFlows(left ways) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// askConntrack has the kernel load what it needs to answer.
+func askConntrack() {
+	if conn, err := conntrack.Dial(0); err == nil {
+		_ = conn.Each(unix.IPPROTO_RAW, false, func(conntrack.Flow) {})
+		_ = conn.Close()
+	}
 }

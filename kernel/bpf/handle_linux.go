@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -47,6 +48,7 @@ type Handle struct {
 	// want is the State of the last Apply, index the devices that there were.
 	want  fastpath.State
 	index map[string]int
+	alone bool // no programs of other layouts are left
 }
 
 // attached is a program at a device's ingress.
@@ -105,6 +107,13 @@ func (h *Handle) load() error {
 			err = loadObjectsObjects(&h.objects, options)
 		}
 	}
+	if errors.Is(err, ebpf.ErrNotSupported) { // the module of conntrack may not be there before someone asks for it
+		askConntrack()
+		err = loadObjectsObjects(&h.objects, options)
+	}
+	if _, module := os.Stat("/sys/kernel/btf/nf_conntrack"); module == nil && errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("%w: conntrack is a module of this kernel, to which only CAP_SYS_ADMIN gives a program access: %v", ErrUnavailable, firstWords(err))
+	}
 	return Unavailable(err)
 }
 
@@ -158,19 +167,37 @@ func (h *Handle) Counters() ([]Count, error) {
 	return counts, nil
 }
 
-// Remove takes the fast path away: the programs first, at once for each device,
-// then the maps. Flows go on by the normal path. dir is Config.Dir; nothing there
-// is no error.
+// Remove takes the fast path away, of whichever layout: the programs first, at once for
+// each device, then the maps. Flows go on by the normal path. dir is Config.Dir;
+// nothing there is no error.
 func Remove(dir string) error {
 	own := filepath.Join(dir, layout)
-	err := errors.Join(forgetFlows(pinnedWays(own)), removeFilters())
-	if _, e := os.Stat(dir); errors.Is(e, os.ErrNotExist) {
-		return err
-	}
-	err = errors.Join(err, RemovePins(own), os.RemoveAll(own))
+	err := errors.Join(forgetFlows(pinnedWays(own)), removeFilters(), RemoveOthers(own), RemoveDir(own))
 	_ = os.Remove(dir) // where nothing else is in it
 	return err
 }
+
+// RemoveOthers takes away what agents of other layouts have left beside a layout's
+// folder, at an upgrade or on the way back from one.
+func RemoveOthers(own string) error {
+	all, err := os.ReadDir(filepath.Dir(own))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	kind := withoutNumber(filepath.Base(own))
+	for _, f := range all {
+		if f.Name() != filepath.Base(own) && withoutNumber(f.Name()) == kind {
+			errs = append(errs, RemoveDir(filepath.Join(filepath.Dir(own), f.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func withoutNumber(layout string) string { return strings.TrimRight(layout, "0123456789") }
+
+// RemoveDir removes a folder with what is pinned in it.
+func RemoveDir(dir string) error { return errors.Join(RemovePins(dir), os.RemoveAll(dir)) }
 
 // pinnedWays reads what took the fast path from pinned maps, as far as they are
 // there.

@@ -200,11 +200,13 @@ func (w *world) apply(t testing.TB, m *machine) {
 		if m.fast == nil {
 			return
 		}
-		devices, err := Devices()
+		devices, err := m.fast.Devices()
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.last = fastpath.Compile(fastpath.Input{Overlay: in, Link: want, Devices: devices, Off: m.off})
+		ipsec, err := IPsec()
+		must(t, err)
+		m.last = fastpath.Compile(fastpath.Input{Overlay: in, Link: want, Devices: devices, IPsec: ipsec, Off: m.off})
 		m.applyFast(t, m.last)
 	})
 }

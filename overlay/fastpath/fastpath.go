@@ -7,7 +7,9 @@ package fastpath
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/overlay"
 )
@@ -26,6 +28,12 @@ const (
 	// else's, which a shortcut would pass by: the bandwidth plugin, a capture.
 	Shaped  Reason = "shaped"
 	Missing Reason = "missing" // there is no such device (yet)
+	// Bare is a device whose packets have no Ethernet header, which the programs
+	// read: WireGuard, a tun, an IP tunnel.
+	Bare Reason = "no Ethernet"
+	// Ipsec is a peer to or from which an IPsec policy of the node's says something,
+	// that the normal path alone looks at.
+	Ipsec Reason = "IPsec"
 )
 
 // Role is what the program at a device's ingress does.
@@ -64,7 +72,7 @@ type State struct {
 	Pods    map[netip.Addr]Pod
 	Peers   map[netip.Prefix]Peer
 	Devices map[string]Role
-	Normal  map[string]Reason // devices left out, by name
+	Normal  map[string]Reason // devices left out, by name, and networks
 }
 
 // NewState gives an empty State with all its maps made: nothing takes the fast
@@ -79,7 +87,15 @@ func NewState() State {
 // Device is what has to be known of a link of the node.
 type Device struct {
 	Queued   bool // a queueing discipline of its own, which a veth has not
-	Filtered bool // a classifier of someone else's
+	Filtered bool // a classifier or program of someone else's
+	Bare     bool // packets without an Ethernet header
+}
+
+// Selector is which packets an IPsec policy is for, either way.
+type Selector struct{ Src, Dst netip.Prefix }
+
+func (s Selector) between(a, b netip.Prefix) bool {
+	return s.Src.Overlaps(a) && s.Dst.Overlaps(b) || s.Src.Overlaps(b) && s.Dst.Overlaps(a)
 }
 
 // Input is all that Compile decides from.
@@ -87,6 +103,7 @@ type Input struct {
 	Overlay overlay.Input
 	Link    link.State        // what overlay.Compile made of Overlay
 	Devices map[string]Device // the links that the node has
+	IPsec   []Selector        // the policies of the node
 	Off     map[string]Reason // host ends of pods that are not to take the fast path
 }
 
@@ -106,6 +123,8 @@ func (s *State) use(in Input, dev string, role Role) {
 	switch {
 	case !exists:
 		s.Normal[dev] = Missing
+	case d.Bare:
+		s.Normal[dev] = Bare
 	case d.Filtered || d.Queued && role == FromPod:
 		s.Normal[dev] = Shaped
 	}
@@ -146,6 +165,10 @@ func (s *State) peers(in Input) {
 			p.From = in.from(in.Link.FDB[link.FDBKey{Dev: r.Dev, MAC: mac}], r.Dev)
 		} else {
 			p.Via, p.From = r.Via, in.from(r.Via, r.Dev)
+			if in.encrypts(key.Dst) {
+				s.Normal[key.Dst.String()] = Ipsec
+				continue
+			}
 		}
 		// Both directions or none: a firewall of the host's that drops what
 		// conntrack finds invalid must not see half of a flow.
@@ -158,6 +181,15 @@ func (s *State) peers(in Input) {
 			s.Peers[key.Dst] = p
 		}
 	}
+}
+
+// encrypts says that there is an IPsec policy for what the node's pods send to a network
+// or get from there. Packets in VXLAN meet the policies for the nodes.
+func (in Input) encrypts(peer netip.Prefix) bool {
+	own := in.Overlay.Nodes.Get(cluster.Key{Name: in.Overlay.Node})
+	return own != nil && slices.ContainsFunc(in.IPsec, func(s Selector) bool {
+		return slices.ContainsFunc(own.PodCIDRs, func(c netip.Prefix) bool { return s.between(c, peer) })
+	})
 }
 
 // from gives the devices by which packets of the peer node with an address may come,

@@ -115,3 +115,39 @@ func TestCompile_filteredUplink(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// An uplink without Ethernet headers has no program, and no peer is reached by it.
+func TestCompile_bareUplink(t *testing.T) {
+	in := input(t, overlay.Direct)
+	in.Devices["eth0"] = fastpath.Device{Bare: true}
+	if s := fastpath.Compile(in); s.Normal["eth0"] != fastpath.Bare || len(s.Peers) != 0 || s.Devices["eth0"] != "" || len(s.Pods) != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A peer between whose pods and ours an IPsec policy says something is not reached past
+// it; by VXLAN the policies between the nodes are met anyway.
+func TestCompile_ipsec(t *testing.T) {
+	near, far, all := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("0.0.0.0/0")
+	for name, test := range map[string]struct {
+		policy fastpath.Selector
+		out    bool
+	}{
+		"out":          {fastpath.Selector{Src: netip.MustParsePrefix("10.244.1.0/24"), Dst: near}, true},
+		"in":           {fastpath.Selector{Src: near, Dst: netip.MustParsePrefix("10.244.1.7/32")}, true},
+		"all":          {fastpath.Selector{Src: all, Dst: all}, true},
+		"the node's":   {fastpath.Selector{Src: netip.MustParsePrefix("192.168.0.1/32"), Dst: all}, false},
+		"another peer": {fastpath.Selector{Src: netip.MustParsePrefix("10.244.1.0/24"), Dst: far}, false},
+		"IPv6":         {fastpath.Selector{Src: netip.MustParsePrefix("::/0"), Dst: netip.MustParsePrefix("::/0")}, false},
+	} {
+		in := input(t, overlay.Auto)
+		in.IPsec = []fastpath.Selector{test.policy}
+		s := fastpath.Compile(in)
+		if _, in := s.Peers[near]; in == test.out || (s.Normal[near.String()] == fastpath.Ipsec) != test.out {
+			t.Errorf("%s: %+v", name, s)
+		}
+		if _, in := s.Peers[far]; !in {
+			t.Errorf("%s: VXLAN: %+v", name, s)
+		}
+	}
+}
