@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -138,6 +140,7 @@ type client struct {
 	t     testing.TB
 	write *json.Encoder
 	read  *json.Decoder
+	end   func()
 }
 
 // newClient starts one in the calling thread's network namespace and in a cgroup.
@@ -155,11 +158,12 @@ func newClient(t testing.TB, cgroup string) *client {
 	must(t, err)
 	cmd.Stderr = os.Stderr
 	must(t, cmd.Start())
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	return &client{t, json.NewEncoder(in), json.NewDecoder(out)}
+	t.Cleanup(end)
+	return &client{t, json.NewEncoder(in), json.NewDecoder(out), end}
 }
 
 func (c *client) do(t task) []met {
@@ -191,15 +195,21 @@ func newCgroup(t testing.TB) string {
 	if err != nil {
 		t.Skipf("no cgroup of our own: %v (needs root)", err)
 	}
-	t.Cleanup(func() { // the kernel lets go of a process's cgroup a moment after its end
-		for range 100 {
-			if err = unix.Rmdir(dir); err == nil {
-				return
-			}
-		}
-		t.Error(err)
-	})
+	t.Cleanup(func() { removeCgroup(t, dir) })
 	return dir
+}
+
+// removeCgroup waits: the kernel lets go of a process's cgroup a moment after its end.
+func removeCgroup(t testing.TB, dir string) {
+	t.Helper()
+	var err error
+	for range 100 {
+		if err = unix.Rmdir(dir); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error(err)
 }
 
 func bpffs(t testing.TB) string {

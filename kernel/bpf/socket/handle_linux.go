@@ -31,6 +31,7 @@ type Handle struct {
 	objects     objectsObjects
 	links       map[ebpf.AttachType]link.Link
 	where       string // the cgroup attached to
+	id          uint64 // its number: one that is made anew under its name has another
 }
 
 // attachments are the programs' places at a cgroup, and the files of their pins.
@@ -77,15 +78,13 @@ func Open(c Config) (*Handle, error) {
 }
 
 // Attach puts the programs in force at the cgroup of the node's pods, each in one
-// step in place of an older one, and gives that cgroup. Before there is such a
+// step in place of an older one, and gives that cgroup. Where they are there already it costs
+// next to nothing, and is to be called often: the kubelet may have made the cgroup anew. Before there is such a
 // cgroup it is an error.
 func (h *Handle) Attach() (string, error) {
 	dir, err := PodsCgroup(h.cgroup)
 	if err != nil {
 		return "", err
-	}
-	if dir == h.where {
-		return dir, nil
 	}
 	f, err := os.Open(dir)
 	if err != nil {
@@ -96,12 +95,19 @@ func (h *Handle) Attach() (string, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
+	if dir == h.where && st.Ino == h.id {
+		return dir, nil
+	}
+	h.where = ""
 	for _, at := range order {
 		if err := h.attach(at, int(f.Fd()), st.Ino); err != nil {
 			return "", fmt.Errorf("%s at %s: %w", attachments[at], dir, err)
 		}
 	}
-	h.where = dir
+	if err := bpf.RemoveOthers(h.dir); err != nil {
+		return dir, err
+	}
+	h.where, h.id = dir, st.Ino
 	return dir, nil
 }
 
@@ -109,6 +115,10 @@ func (h *Handle) Attach() (string, error) {
 // link is pinned, or not there at all.
 func (h *Handle) attach(at ebpf.AttachType, cgroup int, id uint64) error {
 	pin := filepath.Join(h.dir, attachments[at])
+	if old := h.links[at]; old != nil {
+		_ = old.Close()
+		delete(h.links, at)
+	}
 	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
 		info, err := l.Info()
 		if err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == id {
@@ -145,10 +155,7 @@ func (h *Handle) Close() {
 // Config.Dir; nothing there is no error.
 func Remove(dir string) error {
 	own := filepath.Join(dir, layout)
-	if _, err := os.Stat(own); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	err := errors.Join(bpf.RemovePins(own), os.RemoveAll(own))
+	err := errors.Join(bpf.RemoveOthers(own), bpf.RemoveDir(own))
 	_ = os.Remove(dir) // where nothing else is in it
 	return err
 }

@@ -65,15 +65,20 @@ func (h *Handle) forgetFlows(have map[proxy.Frontend]*proxy.Service) error {
 	return errors.Join(append(errs, flows.Err(), pairs.Err())...)
 }
 
-// Write makes changes. At each moment a frontend leads to endpoints that it had or
-// will have, or to the rules. It goes on after an error, and leaves that frontend to the
-// rules: it may still lead to endpoints that are gone. What the maps then have is to be
+// Write makes changes, those first that make room. At each moment a frontend leads to
+// endpoints that it had or will have, or to the rules. It goes on after an error, and leaves that
+// frontend to the rules: it may still lead to endpoints that are gone. What the maps then have is to be
 // read.
 func (h *Handle) Write(changes []proxy.Change) error {
 	var errs []error
-	for _, c := range changes {
-		if err := h.write(c); err != nil {
-			errs = append(errs, fmt.Errorf("frontend %s: %w", c.Frontend, errors.Join(err, remove(h.objects.PlServices, toPlace(c.Frontend)))))
+	for _, ends := range []bool{true, false} {
+		for _, c := range changes {
+			if (c.New == nil) != ends {
+				continue
+			}
+			if err := h.write(c); err != nil {
+				errs = append(errs, fmt.Errorf("frontend %s: %w", c.Frontend, errors.Join(err, remove(h.objects.PlServices, toPlace(c.Frontend)))))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -119,46 +119,76 @@ static __always_inline void count(__u32 why)
 	add(bpf_map_lookup_elem(&pl_reasons, &why));
 }
 
-// endpoint gives where the connection is to go, or NULL for where it would go
-// anyway.
-static __always_inline struct place *endpoint(struct bpf_sock_addr *ctx, struct place *at)
+static __always_inline bool same(const struct place *a, const struct place *b)
+{
+	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] && a->addr[3] == b->addr[3] && a->port == b->port;
+}
+
+// slot_of copies an endpoint. The maps give the memory of an element that goes or is
+// replaced to the next one that comes, whichever key that has, while a program may
+// still read it (BPF_F_NO_PREALLOC makes it likely). So a copy counts only if a second
+// look-up finds the same.
+static __always_inline bool slot_of(const struct place *at, struct place *copy)
+{
+	struct place *p = bpf_map_lookup_elem(&pl_slots, at);
+	if (!p)
+		return false;
+	*copy = *p;
+	p = bpf_map_lookup_elem(&pl_slots, at);
+	return p && same(p, copy);
+}
+
+// choose takes one of a frontend's endpoints at random. The service is compared after
+// the slot was: where it changes meanwhile, even by slots that come and go, all is tried again.
+#define TRIES 4
+
+static __always_inline bool choose(struct place *at, struct service *copy, struct place *to)
+{
+#pragma unroll
+	for (int i = 0; i < TRIES; i++) {
+		struct service *s = bpf_map_lookup_elem(&pl_services, at);
+		if (!s)
+			return false;
+		*copy = *s;
+		if (!copy->count)
+			return false;
+		at->slot = 1 + bpf_get_prandom_u32() % copy->count;
+		bool found = slot_of(at, to);
+		at->slot = 0;
+		s = bpf_map_lookup_elem(&pl_services, at);
+		if (found && s && s->count == copy->count && s->counted == copy->counted)
+			return true;
+	}
+	return false;
+}
+
+// endpoint says where the connection is to go, or with false that it goes on as it is.
+static __always_inline bool endpoint(struct bpf_sock_addr *ctx, struct place *at, struct place *to)
 {
 	if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
-		return NULL;
+		return false;
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 	if (!bpf_map_lookup_elem(&pl_clients, &cookie)) {
 		count(PASS_CLIENT);
-		return NULL;
+		return false;
 	}
-	struct service *s = bpf_map_lookup_elem(&pl_services, at);
-	if (!s || !s->count) {
+	struct service s;
+	if (!choose(at, &s, to)) {
 		count(PASS_SERVICE);
-		return NULL;
-	}
-	at->slot = 1 + bpf_get_prandom_u32() % s->count;
-	struct place *to = bpf_map_lookup_elem(&pl_slots, at);
-	at->slot = 0;
-	if (!to) {
-		count(PASS_SERVICE);
-		return NULL;
+		return false;
 	}
 	count(TRANSLATED);
 	add(bpf_map_lookup_elem(&pl_flows, at));
-	if (s->counted) {
+	if (s.counted) {
 		struct pair p = { .frontend = *at, .endpoint = *to };
 		add(bpf_map_lookup_elem(&pl_pair_flows, &p));
 	}
-	return to;
+	return true;
 }
 
-// remember has getpeername show the frontend. A socket may connect anew, to
-// something else.
+// remember has getpeername show the frontend.
 static __always_inline void remember(struct bpf_sock_addr *ctx, const struct place *at, const struct place *to)
 {
-	if (!to) {
-		bpf_sk_storage_delete(&pl_peers, ctx->sk);
-		return;
-	}
 	struct pair *p = bpf_sk_storage_get(&pl_peers, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!p)
 		return; // no memory: the endpoint is shown
@@ -166,16 +196,23 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, const struct pla
 	p->endpoint = *to;
 }
 
+// forget is for a socket that connects anew, to something else.
+static __always_inline void forget(struct bpf_sock_addr *ctx)
+{
+	bpf_sk_storage_delete(&pl_peers, ctx->sk);
+}
+
 SEC("cgroup/connect4")
 int pl_connect4(struct bpf_sock_addr *ctx)
 {
-	struct place at = { .addr = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 }, .port = ctx->user_port };
-	struct place *to = endpoint(ctx, &at);
-	remember(ctx, &at, to);
-	if (to) {
-		ctx->user_ip4 = to->addr[3];
-		ctx->user_port = to->port;
+	struct place at = { .addr = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 }, .port = ctx->user_port }, to = {};
+	if (!endpoint(ctx, &at, &to)) {
+		forget(ctx);
+		return ASIS;
 	}
+	remember(ctx, &at, &to);
+	ctx->user_ip4 = to.addr[3];
+	ctx->user_port = to.port;
 	return ASIS;
 }
 
@@ -202,17 +239,14 @@ static __always_inline void show6(struct bpf_sock_addr *ctx, const struct place 
 SEC("cgroup/connect6")
 int pl_connect6(struct bpf_sock_addr *ctx)
 {
-	struct place at = place6(ctx);
-	struct place *to = endpoint(ctx, &at);
-	remember(ctx, &at, to);
-	if (to)
-		show6(ctx, to);
+	struct place at = place6(ctx), to = {};
+	if (!endpoint(ctx, &at, &to)) {
+		forget(ctx);
+		return ASIS;
+	}
+	remember(ctx, &at, &to);
+	show6(ctx, &to);
 	return ASIS;
-}
-
-static __always_inline bool same(const struct place *a, const struct place *b)
-{
-	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] && a->addr[3] == b->addr[3] && a->port == b->port;
 }
 
 static __always_inline struct place *shown(struct bpf_sock_addr *ctx, const struct place *peer)

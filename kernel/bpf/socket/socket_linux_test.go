@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -211,6 +212,47 @@ func TestWrite_underTraffic(t *testing.T) {
 	m.empty()
 }
 
+// Memory of an element that is replaced goes to another Service's at once, while
+// programs may still read it: no connection to the one gets to an endpoint of the other.
+func TestConnect_memoryUsedAgain(t *testing.T) {
+	m := newMachine(t)
+	others := []proxy.Frontend{addr("10.96.0.2:80"), addr("10.96.0.3:80"), addr("10.96.0.4:80")}
+	write := func() {
+		must(t, m.objects.PlSlots.Put(slot(toPlace(web4), 0), toPlace(ends4[0])))
+		must(t, m.objects.PlServices.Put(toPlace(web4), objectsService{Count: 1}))
+		for _, at := range others {
+			must(t, m.objects.PlSlots.Put(slot(toPlace(at), 0), toPlace(ends4[1])))
+			must(t, m.objects.PlServices.Put(toPlace(at), objectsService{Count: 3}))
+		}
+	}
+	write()
+	const connections = 20000
+	must(t, m.client.write.Encode(task{To: []netip.AddrPort{web4}, Again: connections - 1}))
+	done := make(chan []met, 1)
+	go func() {
+		var all []met
+		_ = m.client.read.Decode(&all)
+		done <- all
+	}()
+	for rounds := 0; ; rounds++ {
+		select {
+		case all := <-done:
+			wrong := 0
+			for _, one := range all {
+				if one.Server == ends4[1].String() {
+					wrong++
+				}
+			}
+			if wrong > 0 || len(all) != connections || rounds < connections {
+				t.Errorf("%d of %d connections got to another Service's endpoint, in %d rounds", wrong, len(all), rounds)
+			}
+			return
+		default:
+			write()
+		}
+	}
+}
+
 // A frontend whose endpoints cannot be written is left to the rules, rather than to
 // endpoints that are gone.
 func TestWrite_fails(t *testing.T) {
@@ -340,6 +382,55 @@ func TestAttach_elsewhere(t *testing.T) {
 	}
 	m.client = newClient(t, m.config.Cgroup)
 	m.hits(web4, 20)
+}
+
+// The pods' cgroup is made anew under its name, as by a kubelet that starts again: the
+// programs follow at the next turn.
+func TestAttach_madeAnew(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.client.end()
+	removeCgroup(t, m.config.Cgroup)
+	if _, err := m.Attach(); err == nil {
+		t.Error("there is no cgroup, and no error")
+	}
+	must(t, os.Mkdir(m.config.Cgroup, 0o755))
+	m.client = newClient(t, m.config.Cgroup)
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Fatalf("translated already: %+v: the test proves nothing", got)
+	}
+	for range 2 {
+		where, err := m.Attach()
+		must(t, err)
+		if where != m.config.Cgroup {
+			t.Errorf("attached at %s", where)
+		}
+		m.hits(web4, 20)
+	}
+}
+
+// What an agent of another layout has left goes once ours is in its place.
+func TestOtherLayout(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.Close()
+	must(t, os.Rename(filepath.Join(m.config.Dir, layout), filepath.Join(m.config.Dir, "socket-v99")))
+	must(t, os.Mkdir(filepath.Join(m.config.Dir, "v99"), 0o700)) // the fast path's
+	m.hits(web4, 20)
+	m.open()
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Errorf("by maps of another layout: %+v", got)
+	}
+	m.have = map[proxy.Frontend]*proxy.Service{}
+	m.set(web4, to(ends4[0]))
+	if hits := m.hits(web4, 20); hits[ends4[0].String()] != 20 {
+		t.Errorf("%v", hits)
+	}
+	left, err := os.ReadDir(m.config.Dir)
+	must(t, err)
+	if len(left) != 2 || left[0].Name() != layout || left[1].Name() != "v99" {
+		t.Errorf("left: %v", left)
+	}
 }
 
 // On and off and taken over, connections and those that are made meanwhile go on.
