@@ -36,7 +36,7 @@ func TestFastPath_soak(t *testing.T) {
 		t.Skip("takes as long as it is told to: -soak 30m")
 	}
 	l := upFast(t, fastPathObjects+stayObjects, "--socket-lb", "on")
-	entries := map[string]int{"n1": l.mapEntries("n1"), "n2": l.mapEntries("n2")}
+	entries := map[string]int{"n1": l.settled("n1"), "n2": l.settled("n2")}
 	stay := l.steady(l.clusterIP("stay"), *soak)
 	want := map[string]int{"n1": l.podsOnFastPath("n1"), "n2": l.podsOnFastPath("n2")}
 	stop, ended := make(chan struct{}), make(chan error, 1)
@@ -86,6 +86,7 @@ func (l *fastLab) churn(round int) {
 	l.run("apply", "-f", file)
 	node := []string{"n1", "n2"}[round%2]
 	if round%3 == 0 {
+		l.t.Logf("round %d at %s: the agent of %s is killed", round, time.Now().UTC().Format(time.TimeOnly), node)
 		l.run("agents", "kill", node)
 		time.Sleep(50 * time.Millisecond)
 		l.run("agents", "start", node)
@@ -135,6 +136,23 @@ func (l *fastLab) steady(ip string, d time.Duration) chan lab.TrafficResult {
 		done <- r
 	}()
 	return done
+}
+
+// settled counts a node's entries once they do not change any more: programs are
+// attached after their pods are ready.
+func (l *fastLab) settled(node string) int {
+	l.t.Helper()
+	was := -1
+	for range 50 {
+		n := l.mapEntries(node)
+		if n == was {
+			return n
+		}
+		was = n
+		time.Sleep(500 * time.Millisecond)
+	}
+	l.t.Fatalf("%s: %d entries in the maps, and still others each time", node, was)
+	return 0
 }
 
 // mapEntries counts what all pinned maps of a node have, from within the lab's

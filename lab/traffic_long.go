@@ -49,12 +49,15 @@ func (l *longs) run(ctx context.Context, u *url.URL, timeout time.Duration) erro
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	began, answers := time.Now(), bufio.NewReader(conn)
-	for {
+	began, answers, pod := time.Now(), bufio.NewReader(conn), "nobody"
+	for n := 0; ; n++ {
 		_ = conn.SetDeadline(time.Now().Add(timeout))
-		if err := ask(u, conn, answers); err != nil {
-			return fmt.Errorf("the one from %s ended after %v: %w", conn.LocalAddr(), time.Since(began).Round(time.Millisecond), err)
+		by, err := ask(u, conn, answers)
+		if err != nil {
+			return fmt.Errorf("the one from %s, answered %d times by %s, ended at %s after %v: %w",
+				conn.LocalAddr(), n, pod, time.Now().UTC().Format(time.TimeOnly), time.Since(began).Round(time.Millisecond), err)
 		}
+		pod = by
 		l.requests.Add(1)
 		select {
 		case <-l.stop:
@@ -66,22 +69,22 @@ func (l *longs) run(ctx context.Context, u *url.URL, timeout time.Duration) erro
 	}
 }
 
-// ask sends one request and reads its answer whole.
-func ask(u *url.URL, to io.Writer, answers *bufio.Reader) error {
+// ask sends one request and reads its answer whole; it gives the pod that answered.
+func ask(u *url.URL, to io.Writer, answers *bufio.Reader) (pod string, err error) {
 	req, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := req.Write(to); err != nil {
-		return err
+		return "", err
 	}
 	resp, err := http.ReadResponse(answers, req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close()
 	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	return resp.Header.Get(PodHeader), err
 }
 
 // endLong ends them and takes down what became of them.
