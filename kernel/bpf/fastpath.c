@@ -98,6 +98,35 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } pl_counters SEC(".maps");
 
+// An address and port from which a pod has opened a TCP connection by the fast path,
+// and a part of a hash of where to: it may have opened several.
+struct opener {
+	struct addr addr;
+	__be16 port;
+	__u16 part;
+};
+
+struct opened {
+	struct addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+#define PARTS 4
+
+// The connections that are open, of which conntrack does not know. Those of pods that ended
+// without a word go when there is no more room.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct opener);
+	__type(value, struct opened);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pl_opened SEC(".maps");
+
+// The kernel can be told of a connection: Linux 6.0.
+const volatile bool tells = false;
+
 struct nf_conn {
 	unsigned long status;
 } __attribute__((preserve_access_index));
@@ -115,6 +144,10 @@ struct bpf_ct_opts___v1 {
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
 					 struct bpf_ct_opts___v1 *opts, __u32 opts_size) __ksym;
 extern void bpf_ct_release(struct nf_conn *ct) __ksym;
+extern struct nf_conn *bpf_skb_ct_alloc(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
+					struct bpf_ct_opts___v1 *opts, __u32 opts_size) __ksym __weak;
+extern void bpf_ct_set_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
+extern struct nf_conn *bpf_ct_insert_entry(struct nf_conn *ct) __ksym __weak;
 
 // enum ip_conntrack_status: SRC_NAT, DST_NAT, SEQ_ADJUST, HELPER.
 #define TRANSLATED (1 << 4 | 1 << 5 | 1 << 6 | 1 << 13)
@@ -126,6 +159,7 @@ struct packet {
 	__u8 ttl;
 	bool v6;
 	bool opens;   // may be the first packet of a flow
+	bool ends;    // is one of the last of a TCP connection
 	__u16 headers; // bytes of IP and TCP or UDP headers
 };
 
@@ -152,6 +186,7 @@ static __always_inline int transport(struct packet *p, void *l4, void *end)
 		p->sport = tcp->source;
 		p->dport = tcp->dest;
 		p->opens = tcp->syn && !tcp->ack;
+		p->ends = tcp->fin || tcp->rst;
 		p->headers += tcp->doff * 4;
 		return -1;
 	}
@@ -209,26 +244,29 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	return PASS_OTHER;
 }
 
+// tuple_of names a flow as conntrack does, and gives how long the name is.
+static __always_inline __u32 tuple_of(struct bpf_sock_tuple *t, bool v6, const struct addr *src, __be16 sport, const struct addr *dst, __be16 dport)
+{
+	if (v6) {
+		__builtin_memcpy(t->ipv6.saddr, src, 16);
+		__builtin_memcpy(t->ipv6.daddr, dst, 16);
+		t->ipv6.sport = sport;
+		t->ipv6.dport = dport;
+		return sizeof(t->ipv6);
+	}
+	t->ipv4.saddr = src->word[3];
+	t->ipv4.daddr = dst->word[3];
+	t->ipv4.sport = sport;
+	t->ipv4.dport = dport;
+	return sizeof(t->ipv4);
+}
+
 // translates asks conntrack for the flow of a packet, or of answers to it, and says that it
 // is translated.
 static __always_inline bool translates(struct __sk_buff *skb, const struct packet *p, bool answers)
 {
-	const struct addr *src = answers ? &p->dst : &p->src, *dst = answers ? &p->src : &p->dst;
-	__be16 sport = answers ? p->dport : p->sport, dport = answers ? p->sport : p->dport;
 	struct bpf_sock_tuple t = {};
-	__u32 size = sizeof(t.ipv4);
-	if (p->v6) {
-		__builtin_memcpy(t.ipv6.saddr, src, 16);
-		__builtin_memcpy(t.ipv6.daddr, dst, 16);
-		t.ipv6.sport = sport;
-		t.ipv6.dport = dport;
-		size = sizeof(t.ipv6);
-	} else {
-		t.ipv4.saddr = src->word[3];
-		t.ipv4.daddr = dst->word[3];
-		t.ipv4.sport = sport;
-		t.ipv4.dport = dport;
-	}
+	__u32 size = answers ? tuple_of(&t, p->v6, &p->dst, p->dport, &p->src, p->sport) : tuple_of(&t, p->v6, &p->src, p->sport, &p->dst, p->dport);
 	struct bpf_ct_opts___v1 opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = p->proto };
 	struct nf_conn *ct = bpf_skb_ct_lookup(skb, &t, size, &opts, sizeof(opts));
 	if (!ct)
@@ -244,6 +282,58 @@ static __always_inline bool translates(struct __sk_buff *skb, const struct packe
 static __always_inline bool nated(struct __sk_buff *skb, const struct packet *p)
 {
 	return translates(skb, p, false) || (p->opens && translates(skb, p, true));
+}
+
+static __always_inline struct opener opener_of(const struct addr *src, __be16 sport, const struct addr *dst, __be16 dport)
+{
+	struct opener o = { .addr = *src, .port = sport, .part = (bpf_ntohl(dst->word[3]) + bpf_ntohs(dport)) % PARTS };
+	return o;
+}
+
+// note remembers a TCP connection from its first packet to its last.
+static __always_inline void note(const struct packet *p)
+{
+	if (p->proto != IPPROTO_TCP || !(p->opens || p->ends))
+		return;
+	struct opener o = opener_of(&p->src, p->sport, &p->dst, p->dport);
+	if (p->opens) {
+		struct opened to = { .addr = p->dst, .port = p->dport };
+		bpf_map_update_elem(&pl_opened, &o, &to, BPF_ANY);
+		return;
+	}
+	bpf_map_delete_elem(&pl_opened, &o);
+	o = opener_of(&p->dst, p->dport, &p->src, p->sport);
+	bpf_map_delete_elem(&pl_opened, &o);
+}
+
+// tell lets conntrack know of the connections from a source that opens one to an address
+// that may be translated to theirs: then conntrack gives the new one another source port. On the
+// normal path it would have known them. It is for the first packet alone, and soon forgotten.
+static __always_inline void tell(struct __sk_buff *skb, const struct packet *p)
+{
+	if (!tells || p->proto != IPPROTO_TCP || !p->opens)
+		return;
+#pragma unroll
+	for (int part = 0; part < PARTS; part++) {
+		struct opener o = { .addr = p->src, .port = p->sport, .part = part };
+		struct opened *to = bpf_map_lookup_elem(&pl_opened, &o);
+		if (!to)
+			continue;
+		struct bpf_sock_tuple t = {};
+		struct opened copy = *to;
+		__u32 size = tuple_of(&t, p->v6, &p->src, p->sport, &copy.addr, copy.port);
+		struct bpf_ct_opts___v1 opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = IPPROTO_TCP };
+		struct nf_conn *ct = bpf_skb_ct_lookup(skb, &t, size, &opts, sizeof(opts));
+		if (!ct) {
+			struct nf_conn *made = bpf_skb_ct_alloc(skb, &t, size, &opts, sizeof(opts));
+			if (!made)
+				continue;
+			bpf_ct_set_timeout(made, 10000); // ms
+			ct = bpf_ct_insert_entry(made);
+		}
+		if (ct)
+			bpf_ct_release(ct);
+	}
 }
 
 static __always_inline bool fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
@@ -301,6 +391,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 		return pass(PASS_NAT);
 	if (!hop(skb, p) || !address(skb, to->mac, host_mac))
 		return pass(PASS_PROTOCOL);
+	note(p);
 	count(as);
 	return bpf_redirect_peer(to->ifindex, 0);
 }
@@ -316,6 +407,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p, 
 		return pass(PASS_NAT);
 	if (!hop(skb, p))
 		return pass(PASS_PROTOCOL);
+	note(p);
 	if (!to->family) {
 		if (!address(skb, to->dst, to->src))
 			return pass(PASS_PROTOCOL);
@@ -358,8 +450,11 @@ int pl_from_pod(struct __sk_buff *skb)
 		return pass(why);
 	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
 	struct peer *peer = to ? NULL : peer_of(&p.dst);
-	if (!to && !peer)
+	if (!to && !peer) {
+		if (why < 0)
+			tell(skb, &p);
 		return pass(PASS_OTHER);
+	}
 	if (why >= 0)
 		return pass(why);
 	struct pod *from = bpf_map_lookup_elem(&pl_pods, &p.src);
@@ -381,8 +476,11 @@ int pl_to_pod(struct __sk_buff *skb)
 	if (why == PASS_OTHER)
 		return pass(why);
 	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
-	if (!to)
+	if (!to) {
+		if (why < 0)
+			tell(skb, &p);
 		return pass(PASS_OTHER);
+	}
 	if (why >= 0)
 		return pass(why);
 	// By whichever device: the peer may still take another way to here than we to

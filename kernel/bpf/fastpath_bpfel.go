@@ -18,6 +18,20 @@ type objectsAddr struct {
 	Word [4]uint32
 }
 
+type objectsOpened struct {
+	_    structs.HostLayout
+	Addr objectsAddr
+	Port uint16
+	Pad  uint16
+}
+
+type objectsOpener struct {
+	_    structs.HostLayout
+	Addr objectsAddr
+	Port uint16
+	Part uint16
+}
+
 type objectsPeer struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -48,10 +62,12 @@ type objectsPod struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	objectsMapPlCounters = "pl_counters"
+	objectsMapPlOpened   = "pl_opened"
 	objectsMapPlPeers    = "pl_peers"
 	objectsMapPlPods     = "pl_pods"
 	objectsProgPlFromPod = "pl_from_pod"
 	objectsProgPlToPod   = "pl_to_pod"
+	objectsVarTells      = "tells"
 )
 
 // loadObjects returns the embedded CollectionSpec for objects.
@@ -105,6 +121,7 @@ type objectsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectsMapSpecs struct {
 	PlCounters *ebpf.MapSpec `ebpf:"pl_counters"`
+	PlOpened   *ebpf.MapSpec `ebpf:"pl_opened"`
 	PlPeers    *ebpf.MapSpec `ebpf:"pl_peers"`
 	PlPods     *ebpf.MapSpec `ebpf:"pl_pods"`
 }
@@ -113,6 +130,7 @@ type objectsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectsVariableSpecs struct {
+	Tells *ebpf.VariableSpec `ebpf:"tells"`
 }
 
 // objectsObjects contains all objects after they have been loaded into the kernel.
@@ -136,6 +154,7 @@ func (o *objectsObjects) Close() error {
 // It can be passed to loadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectsMaps struct {
 	PlCounters *ebpf.Map `ebpf:"pl_counters"`
+	PlOpened   *ebpf.Map `ebpf:"pl_opened"`
 	PlPeers    *ebpf.Map `ebpf:"pl_peers"`
 	PlPods     *ebpf.Map `ebpf:"pl_pods"`
 }
@@ -143,6 +162,7 @@ type objectsMaps struct {
 func (m *objectsMaps) Close() error {
 	return _ObjectsClose(
 		m.PlCounters,
+		m.PlOpened,
 		m.PlPeers,
 		m.PlPods,
 	)
@@ -152,6 +172,7 @@ func (m *objectsMaps) Close() error {
 //
 // It can be passed to loadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectsVariables struct {
+	Tells *ebpf.Variable `ebpf:"tells"`
 }
 
 // objectsPrograms contains all programs after they have been loaded into the kernel.

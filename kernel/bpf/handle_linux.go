@@ -99,22 +99,41 @@ func (h *Handle) load() error {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		return fmt.Errorf("%w: this kernel has no BTF: %v", ErrUnavailable, err)
 	}
-	options := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}}
-	err := loadObjectsObjects(&h.objects, options)
+	err := h.loadObjects()
 	if errors.Is(err, ebpf.ErrMapIncompatible) { // of a build that did not keep to layout
 		_ = forgetFlows(pinnedWays(h.dir)) // as far as they can be read
 		if err = RemovePins(h.dir); err == nil {
-			err = loadObjectsObjects(&h.objects, options)
+			err = h.loadObjects()
 		}
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) { // the module of conntrack may not be there before someone asks for it
 		askConntrack()
-		err = loadObjectsObjects(&h.objects, options)
+		err = h.loadObjects()
 	}
 	if _, module := os.Stat("/sys/kernel/btf/nf_conntrack"); module == nil && errors.Is(err, ebpf.ErrNotSupported) {
 		return fmt.Errorf("%w: conntrack is a module of this kernel, to which only CAP_SYS_ADMIN gives a program access: %v", ErrUnavailable, firstWords(err))
 	}
 	return Unavailable(err)
+}
+
+// loadObjects loads the programs; where the kernel cannot be told of connections,
+// without that.
+func (h *Handle) loadObjects() error {
+	var errs [2]error
+	for i, tells := range []bool{true, false} {
+		spec, err := loadObjects()
+		if err != nil {
+			return err
+		}
+		if err := spec.Variables["tells"].Set(tells); err != nil {
+			return err
+		}
+		errs[i] = spec.LoadAndAssign(&h.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}})
+		if errs[i] == nil || errors.Is(errs[i], ebpf.ErrMapIncompatible) {
+			return errs[i]
+		}
+	}
+	return errs[1]
 }
 
 // Unavailable says of an error of loading programs that they are not available,

@@ -202,7 +202,7 @@ func TestPodChurn(t *testing.T) {
 	}
 	files, err := os.ReadDir(w.dir(n1) + "/" + layout)
 	must(t, err)
-	if len(files) != 3+4 || len(n1.fast.pods) != 4 {
+	if len(files) != 4+4 || len(n1.fast.pods) != 4 {
 		t.Errorf("pins %v, pods %v", files, n1.fast.pods)
 	}
 	must(t, n1.link.DeletePod(n1.pods[0].Link))

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
 
@@ -103,21 +104,25 @@ func TestNAT_samePort(t *testing.T) {
 	for _, v6 := range families {
 		n1.translate(t, vips[v6], server.addr(v6), false)
 		n2.translate(t, w.api[1].Address(v6), server.addr(v6), false)
-		for _, first := range []netip.Addr{vips[v6], w.api[1].Address(v6)} {
+		direct := netip.AddrPortFrom(server.addr(v6), 7777)
+		for _, of := range []netip.Addr{vips[v6], w.api[1].Address(v6)} {
+			service := netip.AddrPortFrom(of, 80)
 			for _, network := range []string{"tcp", "udp"} {
-				port++
-				both(t, n1.pods[0].ns, network, netip.AddrPortFrom(n1.pods[0].addr(v6), port), netip.AddrPortFrom(first, 80), netip.AddrPortFrom(server.addr(v6), 7777))
+				for _, order := range [][]netip.AddrPort{{service, direct}, {direct, service}} {
+					port++
+					both(t, n1.pods[0].ns, network, netip.AddrPortFrom(n1.pods[0].addr(v6), port), order)
+				}
 			}
 		}
 	}
 }
 
 // both holds two connections from one port, and has both get their answers.
-func both(t *testing.T, ns netns.NsHandle, network string, local, service, direct netip.AddrPort) {
+func both(t *testing.T, ns netns.NsHandle, network string, local netip.AddrPort, order []netip.AddrPort) {
 	t.Helper()
 	nettest.Do(t, ns, func() {
 		var conns []net.Conn
-		for _, to := range []netip.AddrPort{service, direct} {
+		for _, to := range order {
 			c, err := dial(network, local, to)
 			if err != nil {
 				t.Errorf("%s from %s to %s: %v", network, local, to, err)
@@ -258,4 +263,48 @@ func TestForgetFlows_first(t *testing.T) {
 		}
 	})
 	n1.grows(t, "shortcut_direct", func() { must(t, echo(c, payload)) })
+}
+
+// What the programs remember of a connection goes when it ends, by either side, in
+// order or not.
+func TestOpened(t *testing.T) {
+	w := newWorld(t, "")
+	n1, n2 := w.nodes[0], w.nodes[1]
+	server := n2.pods[0]
+	serve(t, server.ns)
+	noted := func(want int) {
+		t.Helper()
+		for _, m := range []*machine{n1, n2} {
+			n := -1
+			for start := time.Now(); n != want && time.Since(start) < 5*time.Second; time.Sleep(10 * time.Millisecond) {
+				n = 0
+				var key objectsOpener
+				var to objectsOpened
+				all := m.fast.objects.PlOpened.Iterate()
+				for all.Next(&key, &to) {
+					n++
+				}
+				must(t, all.Err())
+			}
+			if n != want {
+				t.Errorf("%s: %d connections are noted, want %d", m.name, n, want)
+			}
+		}
+	}
+	for _, v6 := range families {
+		for _, reset := range []bool{false, true} {
+			nettest.Do(t, n1.pods[0].ns, func() {
+				noted(0)
+				c, err := dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(server.addr(v6), 7777))
+				must(t, err)
+				must(t, echo(c, payload[:1000]))
+				noted(1)
+				if reset {
+					must(t, c.(*net.TCPConn).SetLinger(0))
+				}
+				must(t, c.Close())
+				noted(0)
+			})
+		}
+	}
 }
