@@ -4,12 +4,12 @@
 package probe
 
 import (
+	"container/heap"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -63,7 +63,8 @@ type Prober struct {
 
 	mu      sync.Mutex
 	targets map[string]*state
-	order   []*state              // the same; who was asked goes to the end
+	queue   queue                 // the same
+	nodes   map[string][]*state   // the same, by node
 	peers   map[netip.Addr]string // addresses that are answered → their node
 	asked   map[uint64]string     // number of a question under way → target
 	next    uint64
@@ -81,6 +82,8 @@ type state struct {
 	last   time.Time // it was asked
 	at     time.Time // it is asked next
 	heard  time.Time // it has answered last
+	place  int       // among those that are asked next at the same time
+	index  int       // in the queue
 }
 
 // New makes a Prober on a port.
@@ -105,29 +108,53 @@ func (p *Prober) Try(targets []Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fresh := make(map[string]*state, len(targets))
+	nodes := map[string][]*state{}
+	all := make(queue, 0, len(targets))
 	for _, t := range targets {
-		if had := p.targets[t.Name]; had != nil && had.Target == t {
-			fresh[t.Name] = had
-			continue
+		if fresh[t.Name] != nil {
+			continue // another pod CIDR of the same node
 		}
-		fresh[t.Name] = &state{Target: t}
-		p.changed = true
+		s := p.targets[t.Name]
+		if s == nil || s.Target != t {
+			s = &state{Target: t}
+			p.changed = true
+		}
+		s.place, s.index = len(all), len(all)
+		fresh[t.Name], all = s, append(all, s)
+		nodes[t.Node] = append(nodes[t.Node], s)
+	}
+	for name, s := range p.targets {
+		if fresh[name] != s {
+			delete(p.asked, s.number)
+		}
 	}
 	p.changed = p.changed || len(fresh) != len(p.targets)
-	p.targets, p.order = fresh, nil
-	for _, t := range targets {
-		p.order = append(p.order, fresh[t.Name])
-	}
+	p.targets, p.nodes, p.queue = fresh, nodes, all
+	p.hold(time.Now())
+	heap.Init(&p.queue)
 	p.wakeUp()
+}
+
+// hold has ways that are new wait for their nodes' answers. Those of nodes that are
+// gone come one after the other then, so that nobody has to wait behind all of them.
+func (p *Prober) hold(now time.Time) {
+	half := p.usual() / 2
+	for i, s := range p.queue {
+		if s.at.IsZero() && p.waits(s) {
+			s.at = now.Add(half + half*time.Duration(i)/time.Duration(len(p.queue)))
+		}
+	}
 }
 
 // Again has all that does not arrive tried at once: something has changed.
 func (p *Prober) Again() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	for _, s := range p.targets {
-		if s.result != Arrives {
-			s.misses, s.at = min(s.misses, lostAfter), time.Time{}
+		if s.result != Arrives && !p.waits(s) {
+			s.misses = min(s.misses, lostAfter)
+			p.due(s, now)
 		}
 	}
 	p.wakeUp()
@@ -138,17 +165,15 @@ func (p *Prober) Again() {
 func (p *Prober) Now(names ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var first, rest []*state
-	for _, s := range p.order {
-		if !slices.Contains(names, s.Name) {
-			rest = append(rest, s)
+	for _, name := range names {
+		s := p.targets[name]
+		if s == nil {
 			continue
 		}
 		delete(p.asked, s.number)
-		s.number, s.misses, s.at = 0, 0, time.Time{}
-		first = append(first, s)
+		s.number, s.misses, s.place = 0, 0, -1
+		p.later(s, time.Time{})
 	}
-	p.order = append(first, rest...)
 	p.wakeUp()
 }
 
@@ -156,8 +181,9 @@ func (p *Prober) Now(names ...string) {
 func (p *Prober) Refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	for _, s := range p.targets {
-		s.at = time.Time{}
+		p.due(s, now)
 	}
 	p.wakeUp()
 }
@@ -202,22 +228,12 @@ func (p *Prober) Run(ctx context.Context) error {
 func (p *Prober) turn(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	rest, left := steady, atOnce
-	var asked, others []*state
-	for _, s := range p.order {
-		if left > 0 && !s.at.After(now) {
-			p.ask(s, now)
-			left--
-			asked = append(asked, s)
-		} else {
-			others = append(others, s)
-		}
+	for left := atOnce; left > 0 && len(p.queue) > 0 && !p.queue[0].at.After(now); left-- {
+		p.ask(p.queue[0], now)
 	}
-	for _, s := range p.order {
-		rest = min(rest, s.at.Sub(now))
-	}
-	if len(asked) > 0 {
-		p.order = append(others, asked...)
+	rest := steady
+	if len(p.queue) > 0 {
+		rest = min(rest, p.queue[0].at.Sub(now))
 	}
 	if p.changed {
 		p.changed = false
@@ -230,14 +246,14 @@ func (p *Prober) turn(now time.Time) time.Duration {
 func (p *Prober) ask(s *state, now time.Time) {
 	if s.number != 0 {
 		delete(p.asked, s.number)
-		if s.misses++; p.witnessed(s) && s.misses >= lostAfter && s.result != Lost {
+		if s.misses++; p.witnessed(s, now) && s.misses >= lostAfter && s.result != Lost {
 			s.result, p.changed = Lost, true
+			p.gone(s, now)
 		}
 	}
 	p.next++
 	s.number, s.last, p.asked[p.next] = p.next, now, s.Name
-	usual := steady + time.Duration(len(p.targets))*perTarget
-	s.at = now.Add(min(firstRetry<<min(s.misses, 16), usual))
+	p.later(s, now.Add(p.pause(s)))
 	v6 := s.To.Is6()
 	sock := p.sockets[v6]
 	if sock == nil {
@@ -248,21 +264,66 @@ func (p *Prober) ask(s *state, now time.Time) {
 	err := sock.send(question(p.next, s.Size-headers(v6)), s.From, netip.AddrPortFrom(s.To, p.port))
 	if errors.Is(err, syscall.EAGAIN) {
 		delete(p.asked, s.number)
-		s.number, s.at = 0, now.Add(firstRetry)
+		s.number = 0
+		p.later(s, now.Add(firstRetry))
 	}
+}
+
+// usual is how long it is between the questions to a target that answers.
+func (p *Prober) usual() time.Duration {
+	return steady + time.Duration(len(p.targets))*perTarget
+}
+
+// pause is how long it is to the next question.
+func (p *Prober) pause(s *state) time.Duration {
+	if p.waits(s) {
+		return p.usual()
+	}
+	return min(firstRetry<<min(s.misses, 16), p.usual())
+}
+
+// waits says that nothing is to be learned of a way soon: its node has not answered,
+// and is asked itself. When it does, the way is tried at once (back).
+func (p *Prober) waits(s *state) bool {
+	w := p.targets[s.Witness]
+	return w != nil && w.result != Arrives && s.result != Arrives
 }
 
 // witnessed says that it is known whether the node was there when a target was asked
 // in vain. Its witness is asked for the next time.
-func (p *Prober) witnessed(s *state) bool {
+func (p *Prober) witnessed(s *state, now time.Time) bool {
 	w := p.targets[s.Witness]
 	if w == nil || w.result != Arrives {
 		return true
 	}
 	if w.number == 0 {
-		w.at = time.Time{}
+		p.due(w, now)
 	}
 	return w.heard.After(s.last)
+}
+
+// gone says of the ways to a node that is lost what is known of them: one that has
+// never arrived does not, and one that did is asked.
+func (p *Prober) gone(witness *state, now time.Time) {
+	for _, s := range p.nodes[witness.Node] {
+		switch {
+		case s.Witness != witness.Name:
+		case s.result == Arrives:
+			p.due(s, now)
+		default:
+			s.result = Lost
+		}
+	}
+}
+
+// back forgets what was lost while the witness was, and has it tried anew.
+func (p *Prober) back(witness *state) {
+	for _, s := range p.nodes[witness.Node] {
+		if s.Witness == witness.Name && s.result != Arrives {
+			s.result, s.misses = Unknown, 0
+			p.due(s, s.last.Add(firstRetry)) // who was asked just now may answer yet
+		}
+	}
 }
 
 // headers are the bytes of IP and UDP.
@@ -282,21 +343,12 @@ func (p *Prober) arrived(number uint64, from netip.Addr, now time.Time) {
 	if s == nil || s.number != number || s.To != from {
 		return
 	}
-	usual := steady + time.Duration(len(p.targets))*perTarget
-	s.number, s.misses, s.at, s.heard = 0, 0, now.Add(usual), now
+	s.number, s.misses, s.heard = 0, 0, now
+	p.later(s, now.Add(p.usual()))
 	if s.result != Arrives {
 		s.result, p.changed = Arrives, true
 		p.back(s)
 		p.wakeUp()
-	}
-}
-
-// back forgets what was lost while the witness was, and has it tried anew.
-func (p *Prober) back(witness *state) {
-	for _, s := range p.targets {
-		if s.Witness == witness.Name && s.result == Lost {
-			s.result, s.misses, s.at = Unknown, 0, time.Time{}
-		}
 	}
 }
 
@@ -343,9 +395,10 @@ func (p *Prober) may(from netip.Addr) bool {
 	if !known || !p.limit.allow(from, now) {
 		return false
 	}
-	for _, s := range p.targets {
-		if s.Node == node && s.result != Arrives && now.Sub(s.last) > soonest {
-			s.misses, s.at = lostAfter, time.Time{}
+	for _, s := range p.nodes[node] {
+		if s.result != Arrives && now.Sub(s.last) > soonest {
+			s.misses = lostAfter
+			p.due(s, now)
 			p.wakeUp()
 		}
 	}

@@ -187,7 +187,7 @@ func TestProber_witness(t *testing.T) {
 		if last["node"] != Arrives || last["way"] != Arrives {
 			t.Fatalf("%s: %v at first", name, last)
 		}
-		p.targets["node"].at = now.Add(15 * time.Second) // the way is asked long before
+		p.later(p.targets["node"], now.Add(15*time.Second)) // the way is asked long before
 		turns(30*time.Second, map[string]bool{"node": c.there}, func() {
 			gone = gone || last["way"] == Lost && last["node"] == Arrives
 		})
@@ -208,6 +208,62 @@ func TestProber_witness(t *testing.T) {
 		if last["node"] != Arrives || last["way"] != Arrives {
 			t.Errorf("%s: %v at last", name, last)
 		}
+	}
+}
+
+// TestProber_many: where a thousand nodes do not answer, this is known of all their ways
+// within a minute, they are asked seldom from then on, and a node that was there is
+// found lost as soon as alone.
+func TestProber_many(t *testing.T) {
+	p := New(8473, slog.New(slog.DiscardHandler)) // without sockets
+	var targets []Target
+	for i := range 1001 {
+		node := fmt.Sprint("node-", i)
+		to := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		targets = append(targets, Target{Name: node, Node: node, To: to})
+		for _, way := range []string{" direct", " vxlan", " full"} {
+			targets = append(targets, Target{Name: node + way, Node: node, To: to, Witness: node})
+		}
+	}
+	now := time.Now()
+	p.Try(targets)
+	last, alive := Results{}, true
+	turns := func(d time.Duration) {
+		for end := now.Add(d); now.Before(end); now = now.Add(turns) {
+			p.turn(now)
+			for _, s := range p.nodes["node-500"] {
+				if alive && s.number != 0 {
+					p.arrived(s.number, s.To, now.Add(time.Millisecond))
+				}
+			}
+			select {
+			case last = <-p.Results():
+			default:
+			}
+		}
+	}
+	count := func(want Result) (n int) {
+		for _, r := range last {
+			if r == want {
+				n++
+			}
+		}
+		return n
+	}
+	turns(time.Minute)
+	if count(Lost) != 4000 || count(Arrives) != 4 {
+		t.Fatalf("after a minute: %d are lost, %d arrive", count(Lost), count(Arrives))
+	}
+	turns(5 * time.Minute)
+	asked := p.next
+	turns(10 * time.Minute)
+	if n, most := p.next-asked, uint64(10*time.Minute/p.usual()+1)*uint64(len(targets)); n > most {
+		t.Errorf("%d questions in ten minutes, want at most %d", n, most)
+	}
+	alive = false
+	turns(p.usual() + 5*time.Second)
+	if count(Lost) != len(targets) {
+		t.Errorf("%d are lost, want all %d", count(Lost), len(targets))
 	}
 }
 
