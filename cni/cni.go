@@ -5,7 +5,7 @@
 //
 // An ADD, and what a kill of the agent after each step leaves:
 //
-//	1 plan    addresses taken, record on disk     a record without a link: the next start collects it
+//	1 plan    addresses taken, record written     a record without a link: the next start collects it
 //	2 wire    veth pair, the pod's end            a record with a link: the next start adopts the pod; the runtime,
 //	                                              which got no answer, repeats ADD (checked, mended, same result) or DELs
 //	3 apply   the node's end: routes, neighbours  as 2

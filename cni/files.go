@@ -39,15 +39,6 @@ func writeFile(path string, text []byte, mode os.FileMode, durable bool) error {
 	return err
 }
 
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 // cursors is the document of cursorFile.
 type cursors struct {
 	Version int                         `json:"version"`

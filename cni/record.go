@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/podlane/podlane/kernel/link"
@@ -92,9 +91,9 @@ type Record struct {
 }
 
 // OpenRecord reads the folder, which it makes where it is missing. A file that
-// is not a whole record (a crash of the machine may truncate it) is renamed to
-// NAME.bad, so that somebody can look at it, and is named in one of the
-// problems; it stops nothing. The error is the folder's own.
+// is not a whole record is renamed to NAME.bad, so that somebody can look at it, and
+// is named in one of the problems; it stops nothing. An empty one is what a crash of the
+// machine leaves of a file that was just written: it goes. The error is the folder's own.
 func OpenRecord(dir string) (record *Record, problems []error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("allocation record: %w", err)
@@ -120,6 +119,9 @@ func (r *Record) load(name string) error {
 	}
 	if !strings.HasSuffix(name, ".json") || name == cursorFile {
 		return nil
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
+		return os.Remove(path)
 	}
 	a, err := readAllocation(path)
 	if err == nil && fileName(a.Key()) != name {
@@ -179,23 +181,15 @@ func (r *Record) Get(k Key) (Allocation, bool) {
 	return a, ok
 }
 
-// Put writes allocations so that they survive a crash of the machine, and gives
-// one error for each (nil where it is written). Their files are synced at the
-// same time: a disk takes 50 in little more than the time of one.
+// Put writes allocations so that they survive the agent, and gives one error for each
+// (nil where it is written). They need not survive the machine: what they are of does
+// not, and a record of an earlier boot is collected. So nothing is synced, which takes
+// up to seconds on a disk that containers' images are being written to, for each pod.
 func (r *Record) Put(as ...Allocation) []error {
 	errs := make([]error, len(as))
-	var wg sync.WaitGroup
 	for i, a := range as {
-		wg.Go(func() { errs[i] = r.write(a) })
-	}
-	wg.Wait()
-	err := syncDir(r.dir)
-	for i, a := range as {
-		if errs[i] == nil {
-			errs[i] = err
-		}
-		if errs[i] != nil {
-			errs[i] = fmt.Errorf("allocation record of %s: %w", a.PodName(), errs[i])
+		if err := r.write(a); err != nil {
+			errs[i] = fmt.Errorf("allocation record of %s: %w", a.PodName(), err)
 			continue
 		}
 		r.pods[a.Key()] = a
@@ -203,19 +197,16 @@ func (r *Record) Put(as ...Allocation) []error {
 	return errs
 }
 
-// write is one record's file. A file whose folder could not be synced stays: it
-// is overwritten, removed or collected like any other.
+// write is one record's file.
 func (r *Record) write(a Allocation) error {
 	text, err := json.MarshalIndent(document{recordVersion, a, a.MAC.String(), a.HostMAC.String()}, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.dir, fileName(a.Key())), append(text, '\n'), 0o600, true)
+	return writeFile(filepath.Join(r.dir, fileName(a.Key())), append(text, '\n'), 0o600, false)
 }
 
-// Remove removes an allocation; one that is not there is no error. The removal
-// is not synced: after a crash of the machine a file that came back is of an
-// earlier boot.
+// Remove removes an allocation; one that is not there is no error.
 func (r *Record) Remove(k Key) error {
 	if err := os.Remove(filepath.Join(r.dir, fileName(k))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("allocation record of %s: %w", k, err)

@@ -80,7 +80,6 @@ func TestRecord_corrupt(t *testing.T) {
 	whole := string(text)
 	spoiled := map[string]string{
 		"truncated-eth0.json": whole[:len(whole)/2],
-		"empty-eth0.json":     "",
 		"other-eth0.json":     whole, // a copy: two pods with one address
 		"mac-eth0.json":       strings.Replace(strings.Replace(whole, `"mac": "`, `"mac": "zz`, 1), `"good"`, `"mac"`, 1),
 		"foreign-eth0.json":   strings.Replace(strings.Replace(whole, good.Link, "eth7", 1), `"containerId": "good"`, `"containerId": "foreign"`, 1),
@@ -92,9 +91,11 @@ func TestRecord_corrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	unfinished := filepath.Join(dir, temporary+"123")
-	if err := os.WriteFile(unfinished, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	crashed := map[string]string{temporary + "123": "{", "empty-eth0.json": ""}
+	for name, text := range crashed {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	again, problems := openRecord(t, dir)
 	if diff := cmp.Diff([]Allocation{good}, again.All(), byValue); diff != "" {
@@ -110,8 +111,10 @@ func TestRecord_corrupt(t *testing.T) {
 			t.Errorf("%s: named %v, moved aside: %v", name, named, err)
 		}
 	}
-	if _, err := os.Stat(unfinished); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the unfinished file is there: %v", err)
+	for name := range crashed {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s, which a crash left, is there: %v", name, err)
+		}
 	}
 	if _, problems := openRecord(t, dir); len(problems) > 0 {
 		t.Errorf("the second start complains again: %v", problems)
