@@ -76,19 +76,6 @@ func (l *links) have(want *link.State) (link.State, error) {
 	return l.handle.Read(slices.Sorted(maps.Keys(want.Sysctls))...)
 }
 
-// alive gives the names of the links that are ours.
-func (l *links) alive() (map[string]bool, error) {
-	have, err := l.handle.Read()
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[string]bool, len(have.Links))
-	for name := range have.Links {
-		names[name] = true
-	}
-	return names, nil
-}
-
 // underlayOf reads the link that has the node's address. It is read again only
 // after a doubt or when the address changes.
 func (l *links) underlayOf(s *cluster.Snapshot, node string) (link.Underlay, error) {

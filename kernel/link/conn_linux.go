@@ -1,10 +1,12 @@
 package link
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -118,8 +120,10 @@ func (c *conn) roundTrip(typ, flags uint16, body []byte) ([][]byte, error) {
 	}
 	var a answer
 	deadline := time.Now().Add(answerTimeout)
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
 	for !a.done {
-		msgs, err := receive(c.fd, deadline)
+		msgs, err := receive(c.fd, buf, deadline)
 		if err != nil {
 			return nil, fmt.Errorf("netlink receive: %w", err)
 		}
@@ -162,7 +166,7 @@ func (a *answer) take(m syscall.NetlinkMessage) {
 		a.done = true
 		a.err = verdict(m)
 	default:
-		a.msgs = append(a.msgs, m.Data)
+		a.msgs = append(a.msgs, bytes.Clone(m.Data))
 	}
 }
 
@@ -207,12 +211,17 @@ func verdictText(m syscall.NetlinkMessage) string {
 	return text
 }
 
-// receive reads one datagram. The descriptor may be blocking or not, and someone
-// else's, so the wait is a poll.
-func receive(fd int, deadline time.Time) ([]syscall.NetlinkMessage, error) {
-	buf := make([]byte, 64<<10) // the kernel fills at most 32 KiB of a dump at once
+// buffer holds one datagram: the kernel fills at most 32 KiB of a dump at once.
+type buffer [64 << 10]byte
+
+// buffers are used again: a pod's start has some forty answers, each of a few bytes.
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+// receive reads one datagram, whose messages are in buf. The descriptor may be
+// blocking or not, and someone else's, so the wait is a poll.
+func receive(fd int, buf *buffer, deadline time.Time) ([]syscall.NetlinkMessage, error) {
 	for {
-		n, flags, err := receiveNow(fd, buf)
+		n, flags, err := receiveNow(fd, buf[:])
 		if err == unix.EAGAIN {
 			if err := await(fd, deadline); err != nil {
 				return nil, err

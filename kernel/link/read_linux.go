@@ -28,6 +28,18 @@ func (h *Handle) Read(sysctls ...string) (State, error) {
 	return s, errors.Join(r.addrs(), r.neighs(), r.fdb(), r.routes(), h.features(s), h.shapes(s, all), h.readSysctls(s, sysctls))
 }
 
+// Names gives the names of our links, without all that is on them.
+func (h *Handle) Names() (map[string]bool, error) {
+	all, err := h.conn.devices()
+	names := map[string]bool{}
+	for _, d := range all {
+		if d.ours() {
+			names[d.name] = true
+		}
+	}
+	return names, err
+}
+
 func (h *Handle) readSysctls(s State, paths []string) error {
 	if len(paths) == 0 {
 		return nil
