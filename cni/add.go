@@ -159,6 +159,9 @@ func (p *Plugin) wire(c *call) error {
 	if err == nil {
 		err = p.kernel.AddPod(spec, c.req.NetnsFD, c.req.SocketFD)
 	}
+	if err == nil {
+		err = p.limit(c.alloc)
+	}
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", c.alloc.PodName(), err)
 	}

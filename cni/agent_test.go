@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ import (
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/internal/nettest"
 	"github.com/podlane/podlane/kernel/link"
+	"github.com/podlane/podlane/overlay"
 )
 
 func TestMain(m *testing.M) {
@@ -87,7 +89,7 @@ func (l *loop) apply() error {
 	l.before()
 	want := link.NewState()
 	for _, a := range l.plugin.Allocations() {
-		want.Links[a.Link] = link.Link{Kind: link.Veth, MTU: a.MTU, MAC: a.HostMAC}
+		maps.Copy(want.Links, overlay.PodLinks(a.OnNode()))
 		for i, addr := range a.Addrs {
 			gateway := a.Gateways[i]
 			want.Addrs[link.Addr{Dev: a.Link, Prefix: netip.PrefixFrom(gateway, gateway.BitLen())}] = struct{}{}

@@ -3,6 +3,7 @@ package overlay
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -202,12 +203,8 @@ func nextHop(cidr netip.Prefix, mac link.MAC) netip.Addr {
 
 // pod is the node's side of a pod's pair.
 func (c *compiler) pod(p Pod) {
-	l := link.Link{Kind: link.Veth, MTU: cmp.Or(p.MTU, PodMTU(c.Input)), MAC: HostMAC, Shape: p.ToPod}
-	if p.FromPod != (link.Shape{}) {
-		l.IngressTo = Shaper(p.Link)
-		c.state.Links[l.IngressTo] = link.Link{Kind: link.IFB, MTU: l.MTU, Shape: p.FromPod}
-	}
-	c.state.Links[p.Link] = l
+	p.MTU = cmp.Or(p.MTU, PodMTU(c.Input))
+	maps.Copy(c.state.Links, PodLinks(p))
 	c.linkSysctls(p.Link)
 	for _, a := range p.Addrs {
 		if g := gatewayOf(p, c.own.pods, a.Is6()); g.IsValid() {

@@ -126,11 +126,18 @@ func (a *applier) redirect(index int, to string) error {
 	if to == "" {
 		return absent(netlink.QdiscDel(ingress), unix.ENOENT, unix.EINVAL)
 	}
+	if a.failed[to] { // which is an error of its own; the name may be somebody else's link
+		return nil
+	}
 	dev, err := a.dev(to)
 	if err != nil {
 		return err
 	}
-	if err := netlink.QdiscAdd(ingress); err != nil && !errors.Is(err, unix.EEXIST) {
+	err = netlink.QdiscAdd(ingress)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: this kernel has no ingress queueing discipline (CONFIG_NET_SCH_INGRESS): %w", ErrNoFeature, err)
+	case err != nil && !errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("ingress: %w", err)
 	}
 	err = netlink.FilterReplace(&netlink.U32{
@@ -138,7 +145,10 @@ func (a *applier) redirect(index int, to string) error {
 		ClassId:     netlink.MakeHandle(1, 1),
 		Actions:     []netlink.Action{&netlink.MirredAction{ActionAttrs: netlink.ActionAttrs{Action: netlink.TC_ACT_STOLEN}, MirredAction: netlink.TCA_EGRESS_REDIR, Ifindex: dev}},
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: this kernel cannot redirect ingress (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED): %w", ErrNoFeature, err)
+	case err != nil:
 		return fmt.Errorf("ingress to %s: %w", to, err)
 	}
 	return nil
