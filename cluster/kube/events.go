@@ -31,19 +31,24 @@ func NewNodeEvents(o Options) (*NodeEvents, error) {
 // mostMessage is how long the API server lets an Event's message be.
 const mostMessage = 1024
 
+// short cuts a message that is longer.
+func short(message string) string {
+	if len(message) <= mostMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:mostMessage-3], "") + "..."
+}
+
 // Warn writes a warning. There is one Event for a reason, until the server forgets
 // it after an hour: one that is there already is as good.
 func (e *NodeEvents) Warn(ctx context.Context, reason, message string) error {
 	now := metav1.Now()
-	if len(message) > mostMessage {
-		message = strings.ToValidUTF8(message[:mostMessage-3], "") + "..."
-	}
 	err := e.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").Body(&corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: e.node + ".podlane-" + strings.ToLower(reason)},
 		// The kubelet gives its own Events the Node's name for a UID too, and kubectl describe
 		// looks for that.
 		InvolvedObject: corev1.ObjectReference{Kind: "Node", Name: e.node, UID: types.UID(e.node)},
-		Type:           corev1.EventTypeWarning, Reason: reason, Message: message, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Type:           corev1.EventTypeWarning, Reason: reason, Message: short(message), Count: 1, FirstTimestamp: now, LastTimestamp: now,
 		Source: corev1.EventSource{Component: "podlane", Host: e.node},
 	}).Do(ctx).Error()
 	if err != nil && !apierrors.IsAlreadyExists(err) {

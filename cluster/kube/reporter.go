@@ -71,7 +71,7 @@ func (r *Reporter) Event(uid string, warning bool, reason, message string) {
 	r.events = append(r.events, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: fmt.Sprintf("%s.podlane-%x", r.node, now.UnixNano())},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: r.node, UID: types.UID(uid)},
-		Type:           typ, Reason: reason, Message: message, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Type:           typ, Reason: reason, Message: short(message), Count: 1, FirstTimestamp: now, LastTimestamp: now,
 		Source: corev1.EventSource{Component: "podlane", Host: r.node},
 	})
 	r.wakeUp()
@@ -123,30 +123,44 @@ func (r *Reporter) write(ctx context.Context) error {
 			event = r.events[0]
 		}
 		r.mu.Unlock()
+		var err error
 		switch {
 		case condition != nil:
-			if err := r.patch(ctx, condition); err != nil && !apierrors.IsNotFound(err) { // a Node that is gone has no condition
-				return err
-			}
-			r.mu.Lock()
-			if r.condition == condition {
-				r.condition = nil
-			}
-			r.mu.Unlock()
+			err = r.patch(ctx, condition)
 		case event != nil:
-			err := r.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error()
-			if err != nil && !apierrors.IsAlreadyExists(err) { // it was stored, and the answer was lost
-				return fmt.Errorf("event: %w", err)
-			}
-			r.mu.Lock()
-			if len(r.events) > 0 && r.events[0] == event {
-				r.events = r.events[1:]
-			}
-			r.mu.Unlock()
+			err = r.post(ctx, event)
 		default:
 			return nil
 		}
+		if Invalid(err) { // it would be refused for ever, and what comes after it would wait
+			r.log.Warn("the API server refuses what is told of the node", "err", err)
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		r.written(condition, event)
 	}
+}
+
+// written forgets what need not be written any more: the condition, or else the Event.
+func (r *Reporter) written(condition *corev1.NodeCondition, event *corev1.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case condition != nil && r.condition == condition:
+		r.condition = nil
+	case condition == nil && len(r.events) > 0 && r.events[0] == event:
+		r.events = r.events[1:]
+	}
+}
+
+func (r *Reporter) post(ctx context.Context, e *corev1.Event) error {
+	err := r.core.Post().Namespace(e.Namespace).Resource("events").Body(e).Do(ctx).Error()
+	if err == nil || apierrors.IsAlreadyExists(err) { // it was stored, and the answer was lost
+		return nil
+	}
+	return fmt.Errorf("event %s: %w", e.Reason, err)
 }
 
 func (r *Reporter) patch(ctx context.Context, c *corev1.NodeCondition) error {
@@ -155,8 +169,8 @@ func (r *Reporter) patch(ctx context.Context, c *corev1.NodeCondition) error {
 		return err
 	}
 	err = r.core.Patch(types.StrategicMergePatchType).Resource("nodes").Name(r.node).SubResource("status").Body(body).Do(ctx).Error()
-	if err != nil {
-		return fmt.Errorf("node %s: condition: %w", r.node, err)
+	if err == nil || apierrors.IsNotFound(err) { // a Node that is gone has no condition
+		return nil
 	}
-	return nil
+	return fmt.Errorf("node %s: condition: %w", r.node, err)
 }

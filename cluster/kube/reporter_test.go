@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// TestReporter_passes: neither a condition of a Node that is gone nor an Event that was
-// stored though its answer was lost keeps what comes after it from being written.
+// TestReporter_passes: neither a condition of a Node that is gone, nor an Event that was
+// stored though its answer was lost, nor one that the server refuses keeps what comes
+// after it from being written.
 func TestReporter_passes(t *testing.T) {
 	got := make(chan string, 100)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,8 +26,14 @@ func TestReporter_passes(t *testing.T) {
 		case strings.Contains(string(body), "first"):
 			code, reason = http.StatusConflict, "AlreadyExists"
 			got <- "first"
+		case strings.Contains(string(body), "refused"):
+			code, reason = http.StatusUnprocessableEntity, "Invalid"
+			got <- "refused"
 		default:
-			got <- "second"
+			if strings.Contains(string(body), strings.Repeat("x", mostMessage)) {
+				t.Error("the message is longer than the server takes")
+			}
+			got <- "last"
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
@@ -40,9 +47,10 @@ func TestReporter_passes(t *testing.T) {
 	}
 	r.Condition(true, "Ready", "all is well")
 	r.Event("uid", false, "First", "first")
-	r.Event("uid", false, "Second", "second")
+	r.Event("uid", false, "Refused", "refused")
+	r.Event("uid", false, "Last", strings.Repeat("x", 2*mostMessage))
 	go func() { _ = r.Run(t.Context()) }()
-	for _, want := range []string{"condition", "first", "second"} {
+	for _, want := range []string{"condition", "first", "refused", "last"} {
 		select {
 		case what := <-got:
 			if what != want {
