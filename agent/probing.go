@@ -61,6 +61,7 @@ type probing struct {
 	results probe.Results
 	probed  *overlay.Probed
 	of      *link.State // of the Plan whose targets are tried
+	port    uint16      // VXLAN's
 	ways    []overlay.Way
 	trial   trial
 	// listed are the ways for the status, of the Plan with this Link.
@@ -84,8 +85,13 @@ func (p *probing) begin(in overlay.Input, have link.State) {
 	}
 }
 
+// targetName is asked for thousands of times in a turn of a big cluster.
 func targetName(kind string, w overlay.Way) string {
-	return fmt.Sprintf("%s %s %v", kind, w.Node, w.V6)
+	family := " IPv4 "
+	if w.V6 {
+		family = " IPv6 "
+	}
+	return kind + family + w.Node
 }
 
 // try has the ways of a Plan tried.
@@ -93,7 +99,7 @@ func (p *probing) try(pl *plan.Plan) {
 	if p.of == pl.Link || pl.Link == nil {
 		return
 	}
-	p.of, p.ways = pl.Link, nil
+	p.of, p.ways, p.port = pl.Link, nil, pl.Overlay.UDPPort()
 	in := pl.OverlayInput()
 	own := pl.Snapshot.Nodes.Get(cluster.Key{Name: pl.Node})
 	addrs := map[netip.Addr]string{}
@@ -300,7 +306,7 @@ func (p *probing) problems() []cluster.Problem {
 		there := p.result(toNode, w) == probe.Arrives
 		switch {
 		case there && p.result(byVXLAN, w) == probe.Lost:
-			say("%s in VXLAN is lost, though the node answers: is UDP port %d open between nodes?", family, overlay.DefaultPort)
+			say("%s in VXLAN is lost, though the node answers: is UDP port %d open between nodes?", family, p.port)
 		case there && p.result(byDirect, w) == probe.Lost:
 			say("%s with pods' addresses is lost on the direct way, so VXLAN is used: does the fabric check source addresses?", family)
 		case p.result(full, w) == probe.Lost && (there || p.result(byVXLAN, w) == probe.Arrives):

@@ -25,7 +25,7 @@ func lostPing(layer string, full bool) func(*observe.Exam) []Finding {
 				continue
 			}
 			what := "a small packet"
-			mend := fmt.Sprintf("podlane explain node/%s node-or-pod-of-%s --verify names the hop; firewalls must let UDP ports %d and %d and ICMP pass between nodes", e.Node, p.Peer, overlay.DefaultPort, overlay.ProbePort)
+			mend := fmt.Sprintf("podlane explain node/%s node-or-pod-of-%s --verify names the hop; firewalls must let UDP ports %d and %d and ICMP pass between nodes", e.Node, p.Peer, vxlanPort(e), overlay.ProbePort)
 			if full {
 				what = fmt.Sprintf("a packet of %d bytes that may not be fragmented", p.Size)
 				mend = "give all links between the nodes one MTU, or podlane agents a smaller one: ip link set DEV mtu N on every node"

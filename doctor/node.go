@@ -91,7 +91,7 @@ var passing = []string{"prerouting", "forward", "postrouting"}
 func foreignDrop(e *observe.Exam) []Finding {
 	var list []Finding
 	for _, f := range e.Foreign {
-		if !slices.ContainsFunc(passing, f.Meets) || isVXLAN(f) {
+		if !slices.ContainsFunc(passing, f.Meets) || slices.Contains(f.Ports, vxlanPort(e)) {
 			continue
 		}
 		severity := Warn
@@ -104,13 +104,22 @@ func foreignDrop(e *observe.Exam) []Finding {
 	return list
 }
 
-func isVXLAN(f observe.Foreign) bool { return slices.Contains(f.Ports, overlay.DefaultPort) }
+// vxlanPort is that of the node's VTEP, or would be.
+func vxlanPort(e *observe.Exam) uint16 {
+	for _, l := range e.Links {
+		if l.Name == overlay.Device && l.Ours && l.Port != 0 {
+			return uint16(l.Port)
+		}
+	}
+	return overlay.DefaultPort
+}
 
 func vxlanDrop(e *observe.Exam) []Finding {
 	var list []Finding
+	port := vxlanPort(e)
 	for _, f := range e.Foreign {
-		if isVXLAN(f) || f.Meets("input") && f.Handle == 0 && vxlanWanted(e) {
-			list = append(list, Finding{Evidence: f.String(), Mend: fmt.Sprintf("nft insert rule %s %s udp dport %d accept", f.Table, f.Chain, overlay.DefaultPort)})
+		if slices.Contains(f.Ports, port) || f.Meets("input") && f.Handle == 0 && vxlanWanted(e) {
+			list = append(list, Finding{Evidence: f.String(), Mend: fmt.Sprintf("nft insert rule %s %s udp dport %d accept", f.Table, f.Chain, port)})
 		}
 	}
 	return list
@@ -146,7 +155,7 @@ func leftovers(e *observe.Exam) []Finding {
 func otherVXLAN(e *observe.Exam) []Finding {
 	var list []Finding
 	for _, l := range e.Links {
-		if l.Kind == "vxlan" && !l.Ours && l.Port == overlay.DefaultPort {
+		if l.Kind == "vxlan" && !l.Ours && l.Port == int(vxlanPort(e)) {
 			list = append(list, Finding{Severity: Warn, Evidence: fmt.Sprintf("link %s has VNI %d on UDP port %d", l.Name, l.VNI, l.Port),
 				Mend: "remove it, or give one of the two another port: the kernel refuses a second link of the same VNI and port"})
 		}

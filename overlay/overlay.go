@@ -7,6 +7,7 @@ package overlay
 import (
 	"cmp"
 	"crypto/sha256"
+	"fmt"
 	"net/netip"
 
 	"github.com/podlane/podlane/cluster"
@@ -53,6 +54,17 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Valid says what of the settings cannot be.
+func (c Config) Valid() error {
+	switch {
+	case c.VNI >= 1<<24:
+		return fmt.Errorf("VNI %d of VXLAN: it has 24 bits", c.VNI)
+	case c.Port == ProbePort:
+		return fmt.Errorf("UDP port %d is of the agents' probes, and cannot be VXLAN's too", c.Port)
+	}
+	return nil
+}
+
 // UDPPort is the VTEPs' port.
 func (c Config) UDPPort() uint16 { return c.withDefaults().Port }
 
@@ -76,6 +88,19 @@ type Pod struct {
 // Shaper is the name of the link that limits what a pod sends, for the name of the
 // host's end of its pair. "-" is in no name of such an end.
 func Shaper(hostEnd string) string { return link.Prefix + "-" + hostEnd[min(3, len(hostEnd)):] }
+
+// PodLinks are the links of a pod on its node, by name: the host's end of its pair, and
+// what limits its bandwidth.
+func PodLinks(p Pod) map[string]link.Link {
+	host := link.Link{Kind: link.Veth, MTU: p.MTU, MAC: HostMAC, Shape: p.ToPod}
+	links := map[string]link.Link{}
+	if p.FromPod != (link.Shape{}) {
+		host.IngressTo = Shaper(p.Link)
+		links[host.IngressTo] = link.Link{Kind: link.IFB, MTU: p.MTU, Shape: p.FromPod}
+	}
+	links[p.Link] = host
+	return links
+}
 
 // Input is all that Compile decides from.
 type Input struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/podlane/podlane/cluster/apiserver"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
+	"github.com/podlane/podlane/internal/memory"
 	"github.com/podlane/podlane/internal/repeat"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
@@ -28,6 +29,8 @@ import (
 type agentFlags struct {
 	node, manifests, kubeconfig, mode, cluster string
 	mtu                                        string
+	port                                       uint16
+	vni                                        uint32
 	runDir, stateDir                           string
 	logLevel, logFormat                        string
 	check                                      bool
@@ -62,6 +65,8 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
 	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "how packets reach other nodes' pods: auto, vxlan, direct")
 	fl.StringVar(&f.mtu, "mtu", "auto", "MTU of new pods: auto (what is left inside VXLAN, but for --overlay direct), max (the link's, where no peer is behind VXLAN)")
+	fl.Uint16Var(&f.port, "vxlan-port", overlay.DefaultPort, "UDP port of VXLAN, the same on all nodes")
+	fl.Uint32Var(&f.vni, "vxlan-vni", overlay.DefaultVNI, "VNI of VXLAN, the same on all nodes")
 	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name, the same on all its nodes")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
@@ -95,6 +100,7 @@ func runAgent(cmd *cobra.Command, f agentFlags) error {
 	if f.install.cleanup {
 		return f.cleanUp(cmd, log)
 	}
+	memory.Frugal()
 	o, err := f.overlay()
 	if err != nil {
 		return err
@@ -215,8 +221,8 @@ func (f agentFlags) overlay() (overlay.Config, error) {
 	if err == nil && f.mtu != "auto" && f.mtu != "max" {
 		err = fmt.Errorf("--mtu %q: want auto or max", f.mtu)
 	}
-	o.LargeMTU = f.mtu == "max"
-	return o, err
+	o.LargeMTU, o.Port, o.VNI = f.mtu == "max", f.port, f.vni
+	return o, errors.Join(err, o.Valid())
 }
 
 func overlayConfig(mode, cluster string) (overlay.Config, error) {
