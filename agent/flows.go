@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 	"github.com/podlane/podlane/proxy/stale"
 )
 
-// flows forgets UDP flows that the rules would no longer lead where they go. It
+// flows forgets UDP flows that the rules would no longer lead where they go, and after
+// a time without rules the TCP connections that began then and wait for an answer. It
 // has a goroutine and a socket of its own, since a flow table may have a million
 // flows: it deletes flows and writes no state that the loop writes. A flow may be
 // looked at by an older Table than the one that made it; so what is stale must be
@@ -30,6 +32,9 @@ type flows struct {
 	coming  atomic.Pointer[proxy.Table] // what it may have any moment
 
 	found atomic.Pointer[[]apply.Count] // what a former agent left, until it was looked at
+	// bare has the node's pods where there may have been no rules, until what began then
+	// was looked at.
+	bare atomic.Pointer[[]netip.Addr]
 
 	index *stale.Index // of the goroutine of run
 	again bool         // a Table was seen before the kernel had it
@@ -56,16 +61,65 @@ func (f *flows) run(ctx context.Context) error {
 		case t = <-f.applied:
 		case <-late.C:
 		}
-		if t == nil || !f.update(t) && !f.again {
+		if t == nil {
 			continue
 		}
-		f.again = false
-		if err := f.reconcile(t); err != nil {
-			f.again = true
+		if err := f.look(t); err != nil {
 			late.Reset(flowsLate)
 			f.log.Warn("stale flows; they are looked for again", "err", err)
 		}
 	}
+}
+
+// look looks at the flows where some may be wrong by now.
+func (f *flows) look(t *proxy.Table) error {
+	changed, pods := f.update(t), f.bare.Swap(nil)
+	if !changed && pods == nil && !f.again {
+		return nil
+	}
+	f.again = false
+	err := f.reconcile(t)
+	if pods != nil {
+		err = errors.Join(err, f.unanswered(t, *pods))
+	}
+	if err != nil {
+		f.again = true
+		f.bare.CompareAndSwap(nil, pods)
+	}
+	return err
+}
+
+// unanswered forgets the TCP connections to frontends, and those of the node's pods, that
+// are not translated and have no answer: the next packet of the client, which repeats its
+// first one, meets the rules. One that was answered is left alone.
+func (f *flows) unanswered(t *proxy.Table, pods []netip.Addr) error {
+	conn, err := conntrack.Dial(0)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	fronts := stale.TCPFrontends(t)
+	var errs []error
+	n := 0
+	for _, v6 := range []bool{false, true} {
+		var found []conntrack.Flow
+		err := conn.Each(uint8(cluster.TCP), v6, func(flow conntrack.Flow) {
+			untranslated := flow.Reply.Src == flow.Orig.Dst && flow.Reply.Dst == flow.Orig.Src
+			_, ofPod := slices.BinarySearchFunc(pods, flow.Orig.Src.Addr(), netip.Addr.Compare)
+			if !flow.Answered && untranslated && (ofPod || fronts[flow.Orig.Dst]) {
+				found = append(found, flow)
+			}
+		})
+		errs = append(errs, err)
+		for _, flow := range found {
+			errs = append(errs, conn.Delete(flow))
+		}
+		n += len(found)
+	}
+	if n > 0 {
+		f.log.Info("TCP connections that began without rules are translated now", "flows", n)
+	}
+	return errors.Join(errs...)
 }
 
 // had notes what a former agent left, from the loop's goroutine.

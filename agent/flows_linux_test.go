@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
@@ -19,6 +21,7 @@ import (
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/proxy"
+	"github.com/podlane/podlane/proxy/nftables"
 	"github.com/podlane/podlane/proxy/nftables/apply"
 )
 
@@ -35,6 +38,7 @@ type world struct {
 	applier *apply.Applier
 	flows   *flows
 	metrics *ports.Metrics
+	pods    []netip.Addr // of the node
 }
 
 func newWorld(t *testing.T) *world {
@@ -130,10 +134,11 @@ func (w *world) apply() {
 		w.t.Fatal(err)
 	}
 	w.flows.had(w.applier.Found())
-	if w.flows.update(w.table) {
-		if err := w.flows.reconcile(w.table); err != nil {
-			w.t.Fatal(err)
-		}
+	if w.applier.Built() {
+		w.flows.bare.Store(&w.pods)
+	}
+	if err := w.flows.look(w.table); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
@@ -238,16 +243,105 @@ func TestFlows(t *testing.T) {
 	}
 }
 
+// nowhere gives the cluster IPs a way out of the node, on which nobody answers.
+func (w *world) nowhere() {
+	for _, line := range []string{"link add out type veth peer name nowhere", "link set nowhere up", "link set out up",
+		"route add 10.96.0.0/16 via 198.51.100.2 dev out onlink", "neigh add 198.51.100.2 lladdr 02:00:00:00:00:02 dev out"} {
+		nettest.Run(w.t, "ip", strings.Fields(line)...)
+	}
+}
+
+// TestFlows_flushed: somebody else deletes our table. What begins before it is there
+// again goes untranslated, UDP and TCP, and would for as long as the client tries.
+func TestFlows_flushed(t *testing.T) {
+	w := newWorld(t)
+	listener, err := net.Listen("tcp", "10.244.0.2:5353")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	w.set(2)
+	tcp := cluster.Key{Namespace: "default", Name: "tcp"}
+	w.builder.SetService(&cluster.Service{Key: tcp, Type: cluster.ClusterIP, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.11")},
+		Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: 53}}})
+	w.builder.SetSlice(&cluster.EndpointSlice{Key: tcp, Service: "tcp", Ports: []cluster.EndpointPort{{Protocol: cluster.TCP, Port: 5353}},
+		Endpoints: []cluster.Endpoint{{Address: netip.MustParseAddr("10.244.0.2"), Ready: true, Serving: true, Node: "n1"}}})
+	w.apply()
+	w.nowhere()
+	// Flows are tracked for others too.
+	nettest.Run(t, "nft", "table ip other { chain c { type filter hook prerouting priority 0; ct state new counter; }; }")
+	table := nftables.NewRuleset(nft.IPv4, nftables.Names[0]).Table
+	nettest.Run(t, "nft", "delete", "table", "ip", table.Name)
+
+	udp, conn := w.dial("10.96.0.10:53"), w.connect([4]byte{10, 96, 0, 11}, 53)
+	for range 50 { // a link just made loses packets for up to a second
+		ask(udp)
+		if w.ids(false)[local(udp)] != 0 && w.unansweredTCP() > 0 {
+			break
+		}
+	}
+	if w.ids(false)[local(udp)] == 0 || w.unansweredTCP() == 0 {
+		t.Fatal("the kernel has no such flows, so the test shows nothing")
+	}
+	w.applier.Changed(nft.Event{Table: table, Gone: true})
+	w.apply()
+	if got := ask(udp); got != "10.244.0.2" {
+		t.Errorf("UDP: answered by %s", got)
+	}
+	ready := []unix.PollFd{{Fd: int32(conn), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(ready, 20_000); n != 1 || err != nil {
+		t.Errorf("TCP: no connection (%v); %d flows without an answer", err, w.unansweredTCP())
+	}
+	if code, err := unix.GetsockoptInt(conn, unix.SOL_SOCKET, unix.SO_ERROR); code != 0 || err != nil {
+		t.Errorf("TCP: %v %v", syscall.Errno(code), err)
+	}
+}
+
+// connect begins a TCP connection from the client, and does not wait for it.
+func (w *world) connect(to [4]byte, port int) (fd int) {
+	w.t.Helper()
+	var err error
+	nettest.Do(w.t, w.client, func() {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+			return
+		}
+		if err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to, Port: port}); errors.Is(err, unix.EINPROGRESS) {
+			err = nil
+		}
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
+}
+
+// unansweredTCP counts the TCP flows to the Service of TestFlows_flushed that nobody
+// has answered.
+func (w *world) unansweredTCP() (n int) {
+	w.t.Helper()
+	conn, err := conntrack.Dial(0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	err = conn.Each(uint8(cluster.TCP), false, func(f conntrack.Flow) {
+		if f.Orig.Dst == netip.MustParseAddrPort("10.96.0.11:53") && !f.Answered {
+			n++
+		}
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
 // TestFlows_untranslated: a client that sends before the Service exists has a flow
 // that leads elsewhere, and its datagrams would follow it for ever.
 func TestFlows_untranslated(t *testing.T) {
 	w := newWorld(t)
 	w.apply() // flows are tracked
-	nettest.Run(t, "ip", "link", "add", "out", "type", "veth", "peer", "name", "nowhere")
-	nettest.Run(t, "ip", "link", "set", "nowhere", "up")
-	nettest.Run(t, "ip", "link", "set", "out", "up")
-	nettest.Run(t, "ip", "route", "add", "10.96.0.0/16", "via", "198.51.100.2", "dev", "out", "onlink")
-	nettest.Run(t, "ip", "neigh", "add", "198.51.100.2", "lladdr", "02:00:00:00:00:02", "dev", "out")
+	w.nowhere()
 	c := w.dial("10.96.0.10:53")
 	if got := ask(c); got != "nothing" {
 		t.Fatalf("no Service yet: %s", got)

@@ -27,6 +27,7 @@ type Flow struct {
 	Orig, Reply Tuple
 	ID          uint32 // the kernel's name of this flow and of no later one
 	Zone        uint16
+	Answered    bool // a packet came back
 }
 
 // Tuple is one direction of a flow.
@@ -48,6 +49,7 @@ const (
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaStatus     = 3
 	ctaID         = 12
 	ctaZone       = 18
 	ctaFilter     = 25
@@ -67,6 +69,8 @@ const (
 	filterOrigFlags  = 1
 	filterReplyFlags = 2
 	flagProtoNum     = 1 << 3
+
+	seenReply = 1 << 1 // of enum ip_conntrack_status
 )
 
 // parseFlow reads the attributes of a flow; ok is false for one without
@@ -78,6 +82,8 @@ func parseFlow(b []byte) (f Flow, ok bool) {
 			f.Orig, f.Protocol = parseTuple(v)
 		case ctaTupleReply:
 			f.Reply, _ = parseTuple(v)
+		case ctaStatus:
+			f.Answered = be32(v)&seenReply != 0
 		case ctaID:
 			f.ID = be32(v)
 		case ctaZone:

@@ -72,6 +72,15 @@ func (a *Applier) Missed() bool {
 	return missed
 }
 
+// Built says, once, that a table was built anew since the last call: there may have
+// been none, so that connections began that nothing translates.
+func (a *Applier) Built() (built bool) {
+	for _, f := range a.families {
+		built, f.built = built || f.built, false
+	}
+	return built
+}
+
 // Found gives, once, the frontends that were in the kernel when it was read: those
 // that are no longer wanted, too. New is not set.
 func (a *Applier) Found() (all []Count) {
@@ -206,6 +215,7 @@ type family struct {
 	rebuild bool              // what is there is not to be adopted
 	away    func(func() error) error
 	found   []Count
+	built   bool
 }
 
 func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
@@ -307,6 +317,7 @@ func (f *family) load(ours, forced []nft.Table, t *proxy.Table, pods []netip.Add
 		r = nftables.NewRuleset(f.family, nftables.Names[1])
 	}
 	replaced := slices.DeleteFunc(slices.Clone(ours), func(o nft.Table) bool { return o == r.Table })
+	f.built = true
 	var a *nftables.Applied
 	err := f.away(func() error {
 		return pipelined(f.commit, func(emit nftables.Emit) (err error) {
