@@ -21,6 +21,7 @@ const FormerFile = "former-sysctls.v1.json"
 type Former struct {
 	path   string
 	values map[string]string // nil before the file has been read
+	lost   error             // what the file had cannot be read
 }
 
 // NewFormer gives the Former of a state folder.
@@ -59,13 +60,20 @@ func (f *Former) read() error {
 	if f.values != nil {
 		return nil
 	}
-	values := map[string]string{}
 	text, err := os.ReadFile(f.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("former sysctls: %w", err)
+	}
+	values := map[string]string{}
 	if err == nil {
 		err = json.Unmarshal(text, &values)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("former sysctls %s: %w", f.path, err)
+		if err != nil { // a crash of the machine, or somebody: no reason for a node without a network
+			f.lost = fmt.Errorf("former sysctls: %s is broken, and now %[1]s.bad: %w", f.path, err)
+			values = map[string]string{}
+			if err := os.Rename(f.path, f.path+".bad"); err != nil {
+				return fmt.Errorf("former sysctls: %w", err)
+			}
+		}
 	}
 	f.values = values
 	return nil
@@ -76,6 +84,9 @@ func (f *Former) read() error {
 func (f *Former) Restore(h *link.Handle) error {
 	if err := f.read(); err != nil {
 		return err
+	}
+	if f.lost != nil {
+		return f.lost
 	}
 	var paths []string
 	for path := range f.values {
@@ -94,14 +105,21 @@ func (f *Former) Restore(h *link.Handle) error {
 	return h.Apply(link.Diff(now, want))
 }
 
-// writeFile writes in one step.
+// writeFile writes in one step, and to the disk before the file has its name.
 func writeFile(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	fresh := path + ".new"
-	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+	fresh, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(fresh, path)
+	_, err = fresh.Write(text)
+	if err == nil {
+		err = fresh.Sync()
+	}
+	if err = errors.Join(err, fresh.Close()); err != nil {
+		return err
+	}
+	return os.Rename(fresh.Name(), path)
 }

@@ -54,7 +54,7 @@ func FindServer(given string, kubeletConfigs []string) (Server, error) {
 	addr := net.JoinHostPort(host, port)
 	c, err := net.DialTimeout("tcp", addr, answerTime)
 	if err != nil {
-		return Server{}, fmt.Errorf("where is the API server? Set --api-server (apiServer in the ConfigMap podlane): its Service does not answer: %w; %w",
+		return Server{}, fmt.Errorf("where is the API server? Set --api-server (apiServer in the ConfigMap podlane-config): its Service does not answer: %w; %w",
 			err, errors.Join(tried...))
 	}
 	_ = c.Close()

@@ -134,8 +134,8 @@ func kept(file string) ([]Setting, error) {
 		return nil, fmt.Errorf("conntrack limits: %w", err)
 	}
 	var all []Setting
-	if err := json.Unmarshal(data, &all); err != nil {
-		return nil, fmt.Errorf("conntrack limits: %s: %w", file, err)
+	if json.Unmarshal(data, &all) != nil { // a crash of the machine, whose values are gone with it
+		return nil, os.Rename(file, file+".bad")
 	}
 	return all, nil
 }
