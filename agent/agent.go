@@ -30,6 +30,7 @@ import (
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/egress"
 	"github.com/podlane/podlane/install"
+	"github.com/podlane/podlane/internal/memory"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
@@ -321,6 +322,7 @@ func (a *Agent) compile() error {
 	a.pods.SetNetwork(network(a.plan, err))
 	if first {
 		a.collect()
+		memory.Started()
 		a.log.Info("synced", "nodes", a.snapshot.Nodes.Len(), "services", a.snapshot.Services.Len())
 	}
 	return err
@@ -329,7 +331,7 @@ func (a *Agent) compile() error {
 // collect removes what is on record of pods that are gone. What they had is no
 // longer wanted then, so the next apply compiles without them.
 func (a *Agent) collect() {
-	alive, err := a.links.alive()
+	alive, err := a.links.handle.Names()
 	if err != nil {
 		a.log.Warn("collect", "err", err)
 		return
@@ -450,9 +452,7 @@ func network(p *plan.Plan, underlayErr error) cni.Network {
 func ownPods(allocs []cni.Allocation) []overlay.Pod {
 	pods := make([]overlay.Pod, 0, len(allocs))
 	for _, al := range allocs {
-		p := overlay.Pod{Link: al.Link, MAC: al.MAC, Addrs: al.Addrs, MTU: al.MTU}
-		p.ToPod, p.FromPod = al.Shapes()
-		pods = append(pods, p)
+		pods = append(pods, al.OnNode())
 	}
 	return pods
 }

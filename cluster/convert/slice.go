@@ -3,6 +3,7 @@ package convert
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -58,7 +59,7 @@ func endpointPorts(p *problems, ports []discoveryv1.EndpointPort) []cluster.Endp
 }
 
 func endpoints(p *problems, s *discoveryv1.EndpointSlice, v6 bool) []cluster.Endpoint {
-	var out []cluster.Endpoint
+	out := slices.Grow([]cluster.Endpoint(nil), len(s.Endpoints))
 	for i := range s.Endpoints {
 		in := &s.Endpoints[i]
 		a, ok := endpointAddr(p, fmt.Sprintf("endpoints[%d].addresses", i), in.Addresses, v6)

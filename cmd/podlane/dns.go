@@ -16,6 +16,7 @@ import (
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cluster/kube"
 	"github.com/podlane/podlane/dns"
+	"github.com/podlane/podlane/internal/memory"
 )
 
 // dnsSource is where the cluster is read from: a folder or an API server.
@@ -102,6 +103,7 @@ With --health and --node, "podlane dns queries" shows what a pod of the node ask
 }
 
 func runDNS(cmd *cobra.Command, f dnsFlags) error {
+	memory.Frugal()
 	log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
 	if err != nil {
 		return err

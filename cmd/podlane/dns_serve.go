@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/podlane/podlane/dns"
+	"github.com/podlane/podlane/internal/memory"
 )
 
 // dnsServer is a running server with what feeds it.
@@ -63,6 +64,7 @@ func (d *dnsServer) follow(ctx context.Context) {
 		case s := <-d.source.Snapshots():
 			if z == nil {
 				d.log.Info("dns: synced", "services", s.Services.Len())
+				memory.Started()
 			}
 			z = dns.Compile(z, s, d.zone)
 			d.server.SetZone(z)

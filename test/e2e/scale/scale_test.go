@@ -45,9 +45,7 @@ func TestScale(t *testing.T) {
 	t.Logf("agent: all is in the kernel after %s", time.Since(began).Round(10*time.Millisecond))
 	dns := start(t, "dns", "dns", "--kubeconfig", config, "--listen", "127.0.0.1:1053", "--health", "127.0.0.1:1054", "--metrics", "")
 	time.Sleep(10 * time.Second)
-	for _, pr := range []*process{agent, dns} {
-		t.Logf("%s: resident %d MB, at most %d MB", pr.name, pr.memory(t, "VmRSS"), pr.memory(t, "VmHWM"))
-	}
+	residence(t, agent, dns)
 
 	ctx, stop := context.WithCancel(t.Context())
 	var beats sync.WaitGroup
@@ -58,8 +56,9 @@ func TestScale(t *testing.T) {
 	time.Sleep(*rest)
 	took := time.Since(began)
 	for _, pr := range []*process{agent, dns} {
-		t.Logf("%s at rest, nodes report every five minutes: %.2f %% of a core, resident %d MB", pr.name, 100*float64(pr.cpu(t)-cpu[pr])/float64(took), pr.memory(t, "VmRSS"))
+		t.Logf("%s at rest, nodes report every five minutes: %.2f %% of a core", pr.name, 100*float64(pr.cpu(t)-cpu[pr])/float64(took))
 	}
+	residence(t, agent, dns)
 	t.Logf("requests until all was known: %v", asked)
 	now := requests.reset()
 	t.Logf("requests at rest in %s: %v", took.Round(time.Second), now)
@@ -226,10 +225,25 @@ func synced(t *testing.T, runDir string) {
 	}
 }
 
-// memory gives a line of /proc/PID/status in megabytes.
-func (p *process) memory(t *testing.T, field string) int {
+// residence prints what is in memory. The processes run one program, whose pages they
+// share: together these count once, which is what the kernel's proportional sizes add up to.
+func residence(t *testing.T, processes ...*process) {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	sum, together := 0, 0
+	for _, p := range processes {
+		resident := p.memory(t, "status", "VmRSS")
+		t.Logf("%s: resident %d MB, of which %d MB its own and %d MB the program's; at most %d MB so far", p.name, resident,
+			p.memory(t, "status", "RssAnon"), p.memory(t, "status", "RssFile"), p.memory(t, "status", "VmHWM"))
+		sum += resident
+		together += p.memory(t, "smaps_rollup", "Pss")
+	}
+	t.Logf("together: %d MB, with the pages that they share counted twice %d MB", together, sum)
+}
+
+// memory gives a line of a file of /proc/PID in megabytes.
+func (p *process) memory(t *testing.T, file, field string) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
 		t.Fatal(err)
 	}
