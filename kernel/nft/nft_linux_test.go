@@ -429,3 +429,39 @@ func FuzzReceive(f *testing.F) {
 		})
 	})
 }
+
+// TestCommit_passing: what is in use is tried again, as it may be about to be released, and in the end named.
+func TestCommit_passing(t *testing.T) {
+	c := dial(t)
+	addTestTable(t, c)
+	other, err := Dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	there := Chain{Table: testTable, Name: "there"}
+	use, release, remove := &Tx{}, &Tx{}, &Tx{}
+	e := Element{Key: Concat(nil).Mark(1), Verdict: Verdict{GoTo, "there"}}
+	use.AddChain(there)
+	use.AddElements(verdicts, e)
+	release.DeleteElements(verdicts, e)
+	remove.DeleteChain(there)
+	commit(t, c, use)
+	if err := c.Commit(remove); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "delete chain ip podlane-test there") {
+		t.Fatalf("a chain in use: %v", err)
+	}
+	for try := range 5 { // a busy machine may be late
+		released := make(chan error, 1)
+		time.AfterFunc(2*time.Millisecond, func() { released <- other.Commit(release) })
+		err := c.Commit(remove)
+		if released := <-released; released != nil {
+			t.Fatal(released)
+		}
+		if err == nil {
+			return
+		}
+		t.Logf("try %d: %v", try+1, err)
+		commit(t, c, use)
+	}
+	t.Error("a chain that is released is not deleted")
+}
