@@ -24,6 +24,8 @@ type Config struct {
 	// MasqueradeAll replaces the source address of all connections to cluster IPs,
 	// those of pods of this node too.
 	MasqueradeAll bool
+	// Counted are the Services whose endpoints are counted though they do not ask for it themselves. Sorted.
+	Counted []cluster.Key
 	// Silent is what the agent found out about a Service's endpoints on this node.
 	Silent Silent
 }
@@ -70,10 +72,11 @@ type facts struct {
 	noExternalIPs bool
 	silent        []netip.Addr // of the Service that is compiled; not compared
 	masqueradeAll bool
+	counted       []cluster.Key
 }
 
 func (f facts) equal(o facts) bool {
-	return f.node == o.node && f.zone == o.zone && f.noExternalIPs == o.noExternalIPs && f.masqueradeAll == o.masqueradeAll && slices.Equal(f.addrs, o.addrs)
+	return f.node == o.node && f.zone == o.zone && f.noExternalIPs == o.noExternalIPs && f.masqueradeAll == o.masqueradeAll && slices.Equal(f.addrs, o.addrs) && slices.Equal(f.counted, o.counted)
 }
 
 // CompileAll makes the Table of a Snapshot from nothing. It is the reference:
@@ -130,7 +133,7 @@ func Compile(prev *Table, old, now *cluster.Snapshot, c Config) *Table {
 }
 
 func factsOf(s *cluster.Snapshot, c Config) facts {
-	f := facts{node: c.Node, noExternalIPs: c.NoExternalIPs, masqueradeAll: c.MasqueradeAll}
+	f := facts{node: c.Node, noExternalIPs: c.NoExternalIPs, masqueradeAll: c.MasqueradeAll, counted: c.Counted}
 	n := s.Nodes.Get(cluster.Key{Name: c.Node})
 	if n == nil {
 		return f
@@ -197,7 +200,7 @@ func compileService(s *cluster.Service, of *cluster.ServiceSlices, f facts) *Ent
 	var ready [2][]netip.Addr
 	for _, sp := range s.Ports {
 		p := Port{Name: sp.Name, Protocol: sp.Protocol, Frontends: frontends(s, sp, f),
-			InternalLocal: s.InternalLocal, ExternalLocal: s.ExternalLocal, Affinity: s.Affinity, Count: s.CountEndpoints, MasqueradeAll: f.masqueradeAll}
+			InternalLocal: s.InternalLocal, ExternalLocal: s.ExternalLocal, Affinity: s.Affinity, Count: f.counts(s), MasqueradeAll: f.masqueradeAll}
 		outside := slices.ContainsFunc(p.Frontends, func(f Frontend) bool { return f.Kind != ClusterIP })
 		for _, ip := range s.ClusterIPs {
 			v6 := ip.Is6()

@@ -276,3 +276,39 @@ func BenchmarkCompile_oneEndpoint(b *testing.B) {
 		})
 	}
 }
+
+// TestCompile_counted: endpoints are counted where the Service or the agent's own setting asks for it, and that is followed.
+func TestCompile_counted(t *testing.T) {
+	b := cluster.NewBuilder()
+	for _, name := range []string{"annotated", "other", "web"} {
+		s := service(name, "10.96.0.1", tcp("", 80))
+		s.CountEndpoints = name == "annotated"
+		b.SetService(s)
+	}
+	now := b.Publish()
+	counted := func(t *Table) (names []string) {
+		for _, e := range t.Services.All() {
+			if e.Ports[0].Count {
+				names = append(names, e.Key.Name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	keys, err := ParseCounted([]string{"default/web", "default/none", "default/web", "other/other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := CompileAll(now, self)
+	if got := counted(plain); !slices.Equal(got, []string{"annotated"}) {
+		t.Errorf("by the annotation: %v", got)
+	}
+	if got := counted(Compile(plain, now, now, Config{Node: "n1", Counted: keys})); !slices.Equal(got, []string{"annotated", "web"}) {
+		t.Errorf("by the setting too: %v", got)
+	}
+	for _, bad := range []string{"web", "/web", "default/", "a/b/c", ""} {
+		if _, err := ParseCounted([]string{bad}); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}

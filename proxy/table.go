@@ -48,7 +48,7 @@ type Port struct {
 	// Affinity is how many seconds a client stays with its endpoint after its last
 	// new connection; 0 is no affinity.
 	Affinity uint32
-	// Count asks for counters of each endpoint.
+	// Count asks for counters of each endpoint: by the Service's annotation, or Config.Counted.
 	Count bool
 	// MasqueradeAll is Config's.
 	MasqueradeAll bool

@@ -36,7 +36,7 @@ type agentFlags struct {
 	check                                      bool
 	serviceProxy, health, metrics              string
 	backend, iptablesRoot                      string
-	nodePortAddresses                          []string
+	nodePortAddresses, counted                 []string
 	externalIPs, masqueradeAll                 bool
 	dnsService                                 string
 	fastPath, bpfDir, socketLB, cgroup, view   string
@@ -84,6 +84,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.dnsService, "dns-service", "kube-system/kube-dns", "the Service of the cluster's DNS: a server of it on this node that hangs gets no queries; \"\" is none")
 	fl.BoolVar(&f.externalIPs, "external-ips", true, "serve the externalIPs of Services")
 	fl.BoolVar(&f.masqueradeAll, "masquerade-all", false, "replace the source address of all connections to cluster IPs, those of the node's own pods too")
+	fl.StringSliceVar(&f.counted, "count-endpoints", nil, "Services, NAMESPACE/NAME, whose endpoints are counted each, as with the annotation podlane.dev/count-endpoints")
 	fl.StringVar(&f.health, "healthz-bind-address", ports.Defaults.Health, "address of /healthz and /livez; \"\" is none")
 	fl.StringVar(&f.metrics, "metrics-bind-address", ports.Defaults.Metrics, "address of /metrics, /proxyMode and /configz; \"\" is none")
 	fl.StringVar(&f.view, "view-bind-address", "", "loopback address of a page that shows the cluster, what flows by this node, and explains what is clicked; \"\" is none")
@@ -192,10 +193,14 @@ func (f agentFlags) operations(cmd *cobra.Command) (agent.Operations, error) {
 	if err != nil {
 		return agent.Operations{}, fmt.Errorf("--nodeport-addresses: %w", err)
 	}
+	counted, err := proxy.ParseCounted(f.counted)
+	if err != nil {
+		return agent.Operations{}, fmt.Errorf("--count-endpoints: %w", err)
+	}
 	config := map[string]string{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { config[f.Name] = f.Value.String() })
 	return agent.Operations{Mode: mode, Backend: backend, IPTablesRoot: f.iptablesRoot,
-		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs, MasqueradeAll: f.masqueradeAll}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
+		Proxy: proxy.Config{NodePortAddresses: addresses, NoExternalIPs: !f.externalIPs, MasqueradeAll: f.masqueradeAll, Counted: counted}, Ports: ports.Addresses{Health: f.health, Metrics: f.metrics},
 		Config: map[string]any{"podlane": config}}, nil
 }
 

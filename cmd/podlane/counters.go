@@ -74,7 +74,8 @@ It asks the kernel, not the agent, so it works with no agent running. It needs C
 (--socket-lb) are counted there, and added; that needs the agent's --bpf-dir, and CAP_BPF. The iptables
 backend's counters begin anew with every change of a Service.
 
-With --endpoints it prints how many went to each endpoint, of the Services that ask for it by the annotation podlane.dev/count-endpoints="true".`,
+With --endpoints it prints how many went to each endpoint, of the Services that ask for it by the annotation podlane.dev/count-endpoints="true",
+or that the agent's --count-endpoints names.`,
 		Example: "  podlane counters\n  podlane lab exec node/n1 -- podlane counters default/nginx-service\n  podlane counters --endpoints default/nginx-service",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -130,7 +131,7 @@ func printEndpointCounts(w io.Writer, conn *nft.Conn, args []string, asJSON bool
 	}
 	add(counts)
 	if len(args) == 1 && len(counts) == 0 {
-		return fmt.Errorf("service %s has no counters of endpoints: annotate it with podlane.dev/count-endpoints=\"true\"", args[0])
+		return fmt.Errorf("service %s has no counters of endpoints: annotate it with podlane.dev/count-endpoints=\"true\", or name it in the agent's --count-endpoints", args[0])
 	}
 	lines := []endpointCounterJSON{}
 	for _, c := range counts {
