@@ -33,8 +33,20 @@ func warnings(e *Evaluation) []string {
 	add(used.idle && used.others > muchLoad, "other work used %.0f %% of the CPU while nothing was measured", 100*used.others)
 	add(used.idle && used.others > tooMuchLoad, "CPU costs are left out: what a path used cannot be told from that")
 	add(used.segments > 0 && float64(used.resent)/used.segments > muchLost, "TCP sent %d segments again: packets were lost on the way", used.resent)
+	add(used.retried > 0, "%d of %d measurements failed at first and were made again", used.retried, len(e.Cells))
 	add(used.dropped > 0, "the devices at the paths' ends dropped %d packets", used.dropped)
 	return append(ws, trends(e)...)
+}
+
+// Floor is what the engine itself takes at the clients' end of the base path, in words; "" where that is not known.
+func (e *Evaluation) Floor() string {
+	for _, m := range e.Machines {
+		if m.Path == e.Base && m.Facts != nil && m.Facts.Local.Floor != nil {
+			f := m.Facts.Local.Floor
+			return fmt.Sprintf("%s one way over loopback, %.3g us of CPU a message", qperf.TCPLatency.Format(f.Latency), 1e6*f.CPU)
+		}
+	}
+	return ""
 }
 
 // An end is one machine of a path.
@@ -104,6 +116,7 @@ type used struct {
 	idle              bool
 	steal, others     float64 // parts of the CPUs
 	resent, dropped   uint64
+	retried           int
 	segments          float64
 	stolen, all, busy float64
 }
@@ -112,6 +125,9 @@ func usage(e *Evaluation) (u used) {
 	rested := 0.0
 	for _, c := range e.Cells {
 		r := c.Result
+		if c.Retried != "" {
+			u.retried++
+		}
 		if r.Local == nil || r.Remote == nil {
 			continue
 		}

@@ -76,6 +76,7 @@ func TestWarnings(t *testing.T) {
 		{"retransmits", func(e *Evaluation) { e.Cells[1].Result.Path.Retransmits = 5000 }, []string{"TCP sent 5000 segments again"}},
 		{"few of them", func(e *Evaluation) { e.Cells[1].Result.Path.Retransmits = 5 }, nil},
 		{"drops", func(e *Evaluation) { e.Cells[1].Result.Drops = &qperf.BothDrops{Remote: qperf.Drops{Device: 7}} }, []string{"dropped 7 packets"}},
+		{"retried", func(e *Evaluation) { e.Cells[1].Retried = "no answer" }, []string{"1 of 4 measurements failed at first"}},
 	} {
 		e := fine()
 		c.change(e)
@@ -173,6 +174,36 @@ func TestProof(t *testing.T) {
 		}
 		if text, _ := json.Marshal(e); !strings.Contains(string(text), `"invalid":"invalid run: pod-pod`) {
 			t.Errorf("%s: the document does not say so: %s", c.name, text)
+		}
+	}
+}
+
+// What passes the overlay beside a measurement is no proof of its way: as many packets must have passed as it carried.
+func TestProof_packets(t *testing.T) {
+	carried := func(test qperf.Test, messages, bytes uint64) *qperf.Result {
+		return &qperf.Result{Test: test, Remote: &qperf.Stat{Received: qperf.Counters{Messages: messages, Bytes: bytes}}}
+	}
+	for _, c := range []struct {
+		result *qperf.Result
+		moved  uint64
+		want   string // part of the error
+	}{
+		{carried(qperf.TCPLatency, 1000, 1000), 1000, ""},
+		{carried(qperf.TCPLatency, 1000, 1000), 999, "moved by 999, and at least 1000 went"},
+		{carried(qperf.UDPBandwidth, 1000, 1_400_000), 4, "moved by 4, and at least 1000 went"},
+		{carried(qperf.TCPBandwidth, 1000, 1000<<16), 500, ""},
+		{carried(qperf.TCPBandwidth, 1000, 1000<<16), 499, "moved by 499, and at least 500 went"},
+		{carried(qperf.TCPConnect, 10, 10), 0, "did not move"},
+	} {
+		own := netip.MustParseAddrPort("10.244.1.2:4001")
+		c.result.Path = qperf.PathFacts{Data: own, PeerLocal: own}
+		cell := &Cell{Round: 1, Result: c.result, Moved: map[string]uint64{Tunnelled: c.moved}}
+		p := &Proof{Moves: []string{Tunnelled}, Witness: func(context.Context) (map[string]uint64, error) { return nil, nil }}
+		if err := p.check(cell); (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s, %d packets in the overlay: %v, want %q", c.result.Test, c.moved, err, c.want)
+		}
+		if cell.Encapsulated() != (c.want == "") {
+			t.Errorf("%s, %d packets in the overlay: encapsulated %v", c.result.Test, c.moved, cell.Encapsulated())
 		}
 	}
 }

@@ -81,10 +81,12 @@ func (e *Evaluation) rounds(ctx context.Context, start time.Time) error {
 	random := rand.New(rand.NewPCG(e.Seed, 0))
 	for !e.enough(time.Since(start)) {
 		for _, step := range order(random, e.Config) {
+			at := time.Since(start).Seconds()
 			cell, err := e.measure(ctx, e.Rounds+1, step)
 			if err != nil {
 				return err
 			}
+			cell.At = at
 			e.Cells = append(e.Cells, cell)
 			e.tell(cell, time.Since(start))
 		}
@@ -197,6 +199,8 @@ func usable(r *qperf.Result, t qperf.Test) error {
 		return fmt.Errorf("the client answered with version %d of a %q", r.Version, r.Test)
 	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP() && t != qperf.Rest):
 		return errors.New("the client's answer has parts missing")
+	case t == qperf.UDPSearch && r.Search != nil && r.Search.NoLoss == 0:
+		return errors.New("datagrams were lost at every rate")
 	case t.Unit() != "" && !(r.Value() > 0):
 		return errors.New("nothing was received")
 	}
@@ -216,6 +220,9 @@ func (e *Evaluation) argv(s step) []string {
 		if on && value > 0 {
 			argv = append(argv, name, strconv.FormatFloat(value, 'f', -1, 64))
 		}
+	}
+	if s.test == qperf.Conf && s.path.Name == c.base() {
+		argv = append(argv, "--floor")
 	}
 	option("-m", s.test == qperf.UDPBandwidth || s.test == qperf.UDPSearch, float64(c.Datagram))
 	option("--streams", s.test == qperf.TCPStreams, float64(c.Streams))

@@ -258,6 +258,26 @@ func TestEvaluate_errorsNameThePath(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	lossy := &qperf.Result{Version: 1, Test: qperf.UDPSearch, Figures: &qperf.Figures{}, Loss: &qperf.Loss{}, Search: &qperf.Search{HalfPercent: 1e6}}
+	if err := usable(lossy, qperf.UDPSearch); err == nil || !strings.Contains(err.Error(), "lost at every rate") {
+		t.Errorf("loss at every rate: %v", err)
+	}
+}
+
+// What has to live as long as the measuring lives that long: with a budget, and with rounds alone.
+func TestLongest(t *testing.T) {
+	c := Config{Tests: qperf.Tests, Duration: time.Second, Budget: 5 * time.Minute}
+	if d := c.Longest(3); d < 5*time.Minute+12*time.Second || d > 7*time.Minute {
+		t.Errorf("with a budget: %s", d)
+	}
+	c.Budget, c.Rounds = 0, 100
+	if d := c.Longest(3); d < 20*time.Minute || d > 2*time.Hour {
+		t.Errorf("with rounds: %s", d)
+	}
+	one := c.Longest(1)
+	if c.Tests = append(slices.Clone(c.Tests), qperf.UDPSearch); c.Longest(1) < 2*one {
+		t.Errorf("with a search: %s, without %s", c.Longest(1), one)
+	}
 }
 
 func TestEvaluate_stops(t *testing.T) {

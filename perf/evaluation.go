@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/podlane/podlane/perf/qperf"
@@ -81,6 +82,7 @@ type Progress struct {
 // A Cell is one test on one path in one round.
 type Cell struct {
 	Round  int           `json:"round"` // from 1
+	At     float64       `json:"at"`    // seconds after the evaluation's start
 	Path   string        `json:"path"`
 	Result *qperf.Result `json:"result"`
 	// Retried is why the cell was measured a second time; the first attempt gave no figure.
@@ -189,12 +191,39 @@ func (c Config) check() error {
 		return errors.New("no path to evaluate")
 	case len(c.Tests) == 0:
 		return errors.New("no test to run")
-	case c.Rounds < 0 || c.Rounds == 0 && c.Budget <= 0:
-		return fmt.Errorf("%d rounds in %s: needs one at least, or a budget", c.Rounds, c.Budget)
-	case c.Duration < 50*time.Millisecond:
-		return fmt.Errorf("cells of %s: too short to measure, needs 50ms at least", c.Duration)
+	}
+	return c.Check()
+}
+
+// Check refuses what no evaluation can be made with, whatever its paths are: better before these are made.
+func (c Config) Check() error {
+	switch {
+	case c.Rounds < 0 || c.Budget < 0:
+		return fmt.Errorf("%d rounds in %s: not below 0", c.Rounds, c.Budget)
+	case c.Duration != 0 && c.Duration < 50*time.Millisecond:
+		return fmt.Errorf("measurements of %s: too short, needs 50ms at least", c.Duration)
+	case !(c.Rate >= 0 && c.MaxRate >= 0):
+		return fmt.Errorf("rates of %g and %g a second: not below 0", c.Rate, c.MaxRate)
+	case c.Streams < 0 || c.Streams > qperf.MaxStreams:
+		return fmt.Errorf("%d streams: not from 1 to %d", c.Streams, qperf.MaxStreams)
 	}
 	return nil
+}
+
+// Longest is about how long measuring so many paths may take: the budget and the round that was under way, or,
+// without one, the rounds.
+func (c Config) Longest(paths int) time.Duration {
+	const around = 2 * time.Second // of a measurement: the command, the connections, a second attempt now and then
+	measurement := cmp.Or(c.Duration, 500*time.Millisecond) + max(c.Warmup, 0) + around
+	each := max(len(c.Tests), len(qperf.Tests))
+	if slices.Contains(c.Tests, qperf.UDPSearch) {
+		each += 20 // trials
+	}
+	round := measurement * time.Duration(each*paths)
+	if c.Budget > 0 {
+		return c.Budget + round
+	}
+	return round * time.Duration(cmp.Or(c.Rounds, 5))
 }
 
 // base is the path that the ratios are to: from node to node, or where there is no such, the first.

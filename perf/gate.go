@@ -50,7 +50,7 @@ type Check struct {
 // the base path: two machines, or one on two days, differ by more than any regression, and both
 // evaluations have measured by how much. A regression counts as proven where the new ratio is
 // worse by more than max with 95 % confidence over all checks together (Holm); all holds where every
-// 95 % interval ends below max.
+// 95 % interval ends below max and nothing that was measured is missing.
 func Compare(old, recent *Evaluation, max float64) (*Gate, error) {
 	for name, e := range map[string]*Evaluation{"the old evaluation": old, "the new evaluation": recent} {
 		if err := e.usableForGate(name); err != nil {
@@ -82,8 +82,8 @@ func Compare(old, recent *Evaluation, max float64) (*Gate, error) {
 	if len(g.Checks) == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, errNothing)
 	}
-	g.missing(old, recent)
 	g.decide(ps)
+	g.missing(old, recent)
 	return g, nil
 }
 
@@ -96,11 +96,15 @@ func (e *Evaluation) rowOf(path string, t qperf.Test) (Row, bool) {
 	return Row{}, false
 }
 
-// missing notes what the new evaluation does not have: a path that is gone has not held.
+// missing notes what the new evaluation does not have: of a path that is gone nobody can tell that it holds.
 func (g *Gate) missing(old, recent *Evaluation) {
 	for _, o := range old.Rows {
-		if _, ok := recent.rowOf(o.Path, o.Test); !ok {
-			g.Notes = append(g.Notes, fmt.Sprintf("%s %s is in the old evaluation only: not checked", o.Path, o.Test))
+		if _, ok := recent.rowOf(o.Path, o.Test); ok {
+			continue
+		}
+		g.Notes = append(g.Notes, fmt.Sprintf("%s %s is in the old evaluation only: not checked", o.Path, o.Test))
+		if g.Outcome == Holds {
+			g.Outcome = CannotTell
 		}
 	}
 }

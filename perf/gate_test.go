@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,6 +128,30 @@ func TestCompare_invalid(t *testing.T) {
 	}
 }
 
+// What the new evaluation does not have cannot hold; what it has beside changes nothing.
+func TestCompare_missing(t *testing.T) {
+	whole := func(seed uint64, factor float64) *Evaluation { return measured(t, seed, 20, 1, 0.02, all(factor)) }
+	part := func(seed uint64, factor float64) *Evaluation {
+		e := whole(seed, factor)
+		e.Rows = slices.DeleteFunc(e.Rows, func(r Row) bool { return r.Test == qperf.UDPLatency })
+		return e
+	}
+	for _, c := range []struct {
+		name     string
+		old, new *Evaluation
+		want     Outcome
+	}{
+		{"a test is gone", whole(1, 0.8), part(2, 0.8), CannotTell},
+		{"a test is gone, another is worse", whole(1, 0.8), part(2, 0.6), Regressed},
+		{"a test is new", part(1, 0.8), whole(2, 0.8), Holds},
+	} {
+		g, err := Compare(c.old, c.new, 0.05)
+		if err != nil || g.Outcome != c.want || !strings.Contains(strings.Join(g.Notes, "\n"), "pod-pod udp_lat is ") {
+			t.Errorf("%s: %+v, %v, want %s", c.name, g, err, c.want)
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	e := measured(t, 1, 6, 1, 0.02, all(0.8))
 	var text bytes.Buffer
@@ -148,6 +173,7 @@ func TestLoad(t *testing.T) {
 	for name, bad := range map[string]string{
 		"rubbish": "oops", "empty": "{}", "another version": strings.Replace(saved, `"version": 1`, `"version": 7`, 1),
 		"no paths": `{"version":1}`, "a cell without a result": `{"version":1,"base":"a","paths":[{"name":"a"}],"tests":["tcp_bw"],"cells":[{}]}`,
+		"a ratio of nothing": `{"version":1,"base":"a","paths":[{"name":"a"}],"tests":["tcp_bw"],"evaluation":[{"path":"a","test":"tcp_bw","rounds":[1],"ratios":[0]}]}`,
 	} {
 		if _, err := Load(strings.NewReader(bad)); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)

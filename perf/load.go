@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -35,6 +36,9 @@ func Load(r io.Reader) (*Evaluation, error) {
 	for _, row := range e.Rows {
 		if len(row.Ratios) != len(row.Rounds) || len(row.Rounds) == 0 {
 			return nil, fmt.Errorf("%w: %s %s has %d rounds and %d ratios", ErrInvalid, row.Path, row.Test, len(row.Rounds), len(row.Ratios))
+		}
+		if slices.Min(row.Rounds) <= 0 || slices.Min(row.Ratios) <= 0 {
+			return nil, fmt.Errorf("%w: %s %s has figures that are not above 0", ErrInvalid, row.Path, row.Test)
 		}
 	}
 	e.restore()

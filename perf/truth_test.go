@@ -44,6 +44,21 @@ func TestEvaluate_knownTruth(t *testing.T) {
 	if out, err := exec.Command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "100mbit", "burst", "16kb", "latency", "20ms").CombinedOutput(); err != nil {
 		t.Skipf("needs tc with tbf: %v: %s", err, out)
 	}
+	// A busy machine holds senders and readers up, which moves single rounds, and sometimes a median; an error of ours, in
+	// a header's length or in a clock, would be there every time.
+	var wrong []string
+	for range 3 {
+		if wrong = limited(t); len(wrong) == 0 {
+			return
+		}
+		t.Logf("%q", wrong)
+	}
+	t.Errorf("in none of three evaluations right: %q", wrong)
+}
+
+// limited evaluates the paths, and gives what is not as it must be.
+func limited(t *testing.T) (wrong []string) {
+	t.Helper()
 	e, err := Evaluate(context.Background(), Config{
 		Paths: []Path{
 			{Name: NodeNode, Address: "10.77.0.2", Exec: run},
@@ -63,25 +78,17 @@ func TestEvaluate_knownTruth(t *testing.T) {
 	for _, row := range e.Rows {
 		truth, limited := want[row.Path+" "+string(row.Test)]
 		t.Logf("%s %s: %.4g bytes/s, truth %.4g, ratio %.3g", row.Path, row.Test, row.Median, truth, row.RatioToNode)
-		// A busy machine holds senders and readers up, which moves single rounds either way. An error of
-		// ours, in a header's length or in a clock, would be in all of them.
-		within := 0
-		for _, v := range row.Rounds {
-			if math.Abs(v/truth-1) <= 0.01 {
-				within++
-			}
-		}
-		if limited && within < 2 {
-			t.Errorf("%s %s: %.4g bytes/s, want %.4g within 1 %% in two rounds at least", row.Path, row.Test, row.Rounds, truth)
+		switch {
+		case !limited && row.Median < 2*wire:
+			wrong = append(wrong, fmt.Sprintf("%s %s: %.4g bytes/s without a limit", row.Path, row.Test, row.Median))
+		case limited && math.Abs(row.Median/truth-1) > 0.01:
+			wrong = append(wrong, fmt.Sprintf("%s %s: %.4g bytes/s, want %.4g within 1 %%", row.Path, row.Test, row.Rounds, truth))
+		case limited && row.RatioToNode > 0.7:
+			wrong = append(wrong, fmt.Sprintf("%s %s: ratio %g", row.Path, row.Test, row.RatioToNode))
 		}
 		if limited && math.Abs(row.Wire/row.Median/(wire/truth)-1) > 0.0001 {
 			t.Errorf("%s %s: %.6g bytes/s with headers, want %.6g", row.Path, row.Test, row.Wire, row.Median*wire/truth)
 		}
-		if !limited && row.Median < 2*wire {
-			t.Errorf("%s %s: %.4g bytes/s without a limit", row.Path, row.Test, row.Median)
-		}
-		if limited && row.RatioToNode > 0.7 {
-			t.Errorf("%s %s: %+v", row.Path, row.Test, row)
-		}
 	}
+	return wrong
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 // perfFlags are what every evaluation can be told.
 type perfFlags struct {
+	set    *pflag.FlagSet
 	tests  []string
 	width  string
 	gentle bool
@@ -29,6 +31,7 @@ type perfFlags struct {
 
 func (p *perfFlags) flags(f *pflag.FlagSet) {
 	c := &p.config
+	p.set = f
 	f.StringSliceVar(&p.tests, "tests", []string{"tcp_bw", "tcp_lat", "udp_bw", "udp_lat"}, "what to measure: tcp_bw, tcp_streams, tcp_lat, tcp_crr, udp_bw, udp_max, udp_pps, udp_lat, udp_open, or all")
 	f.DurationVar(&c.Budget, "budget", 5*time.Minute, "time to spend at most")
 	f.StringVar(&p.width, "width", "4%", "stop earlier when every ratio's interval is no wider than this")
@@ -37,8 +40,9 @@ func (p *perfFlags) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Warmup, "warmup", 50*time.Millisecond, "traffic before each measurement's clock")
 	f.IntVar(&c.Streams, "streams", 4, "of tcp_streams")
 	f.Float64Var(&c.Rate, "rate", 1000, "messages a second of udp_open")
+	f.Float64Var(&c.MaxRate, "max-rate", 0, "datagrams a second of udp_bw, udp_pps and udp_max at most (0: as many as can be sent)")
 	f.Uint64Var(&c.Seed, "seed", 0, "of the order of measurements (0: a new one)")
-	f.BoolVar(&p.gentle, "gentle", false, "for a cluster in use: latency and connections only, datagrams capped at 1,000 a second, a minute at most")
+	f.BoolVar(&p.gentle, "gentle", false, "for a cluster in use: latency only unless --tests says otherwise, datagrams capped at 1,000 a second, udp_open at 200, a minute at most")
 	p.out.flags(f)
 }
 
@@ -50,8 +54,10 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 		return c, fmt.Errorf("--width %s: %w", p.width, err)
 	}
 	if p.gentle {
-		p.tests, c.MaxRate, c.Budget = []string{"tcp_lat", "udp_lat", "udp_open"}, 1000, min(c.Budget, time.Minute)
-		c.Rate = min(c.Rate, 200)
+		c.MaxRate, c.Budget, c.Rate = capped(c.MaxRate, 1000), capped(c.Budget, time.Minute), min(c.Rate, 200)
+		if !p.set.Changed("tests") {
+			p.tests = []string{"tcp_lat", "udp_lat", "udp_open"}
+		}
 	}
 	for _, name := range p.tests {
 		if name == "all" {
@@ -59,12 +65,31 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 			continue
 		}
 		t, err := qperf.ParseTest(name)
-		if err != nil || t.Unit() == "" {
-			return c, fmt.Errorf("--tests %s: %w", name, errors.Join(err))
+		if err == nil && t.Unit() == "" {
+			err = errors.New("has no figure to compare")
+		}
+		if err != nil {
+			return c, fmt.Errorf("--tests %s: %w", name, err)
 		}
 		c.Tests = append(c.Tests, t)
 	}
-	return c, nil
+	for i, t := range c.Tests {
+		switch {
+		case slices.Contains(c.Tests[:i], t):
+			return c, fmt.Errorf("--tests: %s twice", t)
+		case p.gentle && (t == qperf.TCPBandwidth || t == qperf.TCPStreams || t == qperf.TCPConnect):
+			return c, fmt.Errorf("--tests %s: takes all that the network has, which --gentle is not to", t)
+		}
+	}
+	return c, c.Check()
+}
+
+// capped is v, of which 0 is no cap, with a cap.
+func capped[T float64 | time.Duration](v, most T) T {
+	if v == 0 {
+		return most
+	}
+	return min(v, most)
 }
 
 // finish writes the outputs and gives the exit status: what is invalid is written too, marked so.

@@ -37,6 +37,9 @@ func newPerfWitness() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(services) > 0 { // they are podlane's, the one asked for or not yet
+				counts[perf.Connections] = 0
+			}
 			for _, l := range services {
 				if l.Service == args[0] || strings.HasPrefix(l.Service, args[0]+":") {
 					counts[perf.Connections] += l.New

@@ -21,7 +21,7 @@ func fixed(further ...string) plan {
 	if err != nil {
 		panic(err)
 	}
-	p.id, p.until, p.hostPort = "abcdefgh", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 24000
+	p.id, p.until, p.hostPort, p.nodePorts = "abcdefgh", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 24000, 30400
 	return p
 }
 

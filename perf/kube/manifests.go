@@ -38,11 +38,9 @@ const (
 	neighbour  = "pod-neighbour" // a client on the servers' node
 )
 
-// Ports. Those on the host network are a run's own, four from plan.hostPort on.
-const (
-	controlPort, dataPort         = 4000, 4001
-	nodePortControl, nodePortData = 30400, 30401
-)
+// Ports. Those on the host network are a run's own, four from plan.hostPort on, and so are the two NodePorts, from
+// plan.nodePorts on.
+const controlPort, dataPort = 4000, 4001
 
 // plan is what one run puts into the cluster, decided before anything is made.
 type plan struct {
@@ -54,6 +52,7 @@ type plan struct {
 	hostPort   int           // control port of the servers on the host network; the data port is the next
 	ipv6       bool
 	nodePort   bool
+	nodePorts  int // for control and data
 	neighbour  bool
 	pullPolicy corev1.PullPolicy
 }
@@ -175,13 +174,14 @@ func (p plan) front() *corev1.Service {
 		}
 		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: name, Port: number, NodePort: node, Protocol: protocol, TargetPort: intstr.FromInt32(number)})
 	}
-	port("control", controlPort, nodePortControl, corev1.ProtocolTCP)
+	control, data := int32(p.nodePorts), int32(p.nodePorts+1)
+	port("control", controlPort, control, corev1.ProtocolTCP)
 	port("data-tcp", dataPort, 0, corev1.ProtocolTCP)
 	port("data-udp", dataPort, 0, corev1.ProtocolUDP)
 	if p.nodePort { // the server tells the port it has opened, so it is the same number everywhere
 		s.Spec.Type = corev1.ServiceTypeNodePort
-		port("node-tcp", nodePortData, nodePortData, corev1.ProtocolTCP)
-		port("node-udp", nodePortData, nodePortData, corev1.ProtocolUDP)
+		port("node-tcp", data, data, corev1.ProtocolTCP)
+		port("node-udp", data, data, corev1.ProtocolUDP)
 	}
 	if p.ipv6 {
 		policy := corev1.IPFamilyPolicySingleStack

@@ -50,7 +50,7 @@ type Options struct {
 	Progress func(string)
 }
 
-// margin is how long a run's objects may outlive its budget before anybody may take them away.
+// margin is how long a run's objects may outlive its measuring before anybody may take them away.
 const margin = 10 * time.Minute
 
 func (o Options) plan() (plan, error) {
@@ -62,11 +62,12 @@ func (o Options) plan() (plan, error) {
 	if o.Image == "" {
 		return plan{}, errors.New("no image")
 	}
-	lifetime := o.Config.Budget + margin
+	lifetime := o.Config.Longest(3+len(o.Further)) + margin
 	return plan{
 		lifetime: lifetime,
 		id:       strings.ToLower(rand.Text()[:8]), hostPort: 20000 + 4*mathrand.IntN(2000), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
-		ipv6: o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
+		nodePorts: 30100 + 2*mathrand.IntN(1300),
+		ipv6:      o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
 	}, nil
 }
 
@@ -430,7 +431,7 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 			paths = append(paths, r.path(name, podServer, cluster, r.witnessed(through, r.to)))
 		case NodePort:
 			p := r.path(name, nodeClient, node, r.witnessed(through, r.to))
-			p.ControlPort, p.DataPort = nodePortControl, nodePortData
+			p.ControlPort, p.DataPort = r.nodePorts, r.nodePorts+1
 			paths = append(paths, p)
 		}
 	}

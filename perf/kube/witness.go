@@ -77,7 +77,7 @@ func dataPath(e *perf.Evaluation) string {
 			continue
 		}
 		way := "routed"
-		if c.Moved[perf.Tunnelled] > 0 {
+		if c.Encapsulated() {
 			way = "VXLAN"
 		}
 		if c.Moved[perf.Shortened] > 0 {

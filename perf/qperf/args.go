@@ -41,6 +41,7 @@ const Usage = `  -lp, --listen_port N   control port of the server (19765)
        --warmup TIME     traffic before the clock (needs a podlane server)
        --rate N          messages a second (udp_bw, udp_open: 1,000; udp_max: the highest to try)
        --streams N       of tcp_streams (4)
+       --floor           conf: this end's own latency over loopback too
        --plain           be exactly qperf: whole seconds, udp_bw with 32 KiB datagrams
        --json            one JSON document a test, one a line`
 
@@ -123,6 +124,7 @@ func (p *parser) word(word string, inv *Invocation) error {
 
 var options = map[string]option{
 	"json":  {set: func(p *parser, _ string) error { p.json = true; return nil }},
+	"floor": {set: func(p *parser, _ string) error { p.job.Options.Floor = true; return nil }},
 	"plain": {set: func(p *parser, _ string) error { p.job.Options.Plain = true; return nil }},
 	"un":    {set: func(p *parser, _ string) error { p.job.Detail.Unify = true; return nil }},
 	"ub":    {set: func(p *parser, _ string) error { p.job.Detail.Format.Bits = true; return nil }},

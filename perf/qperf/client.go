@@ -93,7 +93,7 @@ func (c *client) run(ctx context.Context) (*Result, error) {
 		return nil, control("send request", err)
 	}
 	if c.test == Conf {
-		return c.conf()
+		return c.conf(ctx)
 	}
 	port, err := c.readPort()
 	if err != nil {
@@ -135,7 +135,7 @@ func (c *client) request() request {
 // wholeSeconds rounds up: the wire has no smaller unit, and 0 means no end.
 func wholeSeconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
 
-func (c *client) conf() (*Result, error) {
+func (c *client) conf(ctx context.Context) (*Result, error) {
 	b := make([]byte, confSize)
 	if n, err := io.ReadFull(c.conn, b); err != nil {
 		return nil, c.blame(b[:n], "receive configuration", err)
@@ -146,6 +146,9 @@ func (c *client) conf() (*Result, error) {
 		theirs := &Facts{}
 		if json.Unmarshal(rest, theirs) == nil {
 			ours := ReadFacts(addrOf(c.conn.LocalAddr()).Addr())
+			if c.options.Floor {
+				ours.Floor = measureFloor(ctx)
+			}
 			r.Facts, r.Extended = &BothFacts{Local: ours, Remote: *theirs}, true
 		}
 	}
@@ -239,7 +242,7 @@ func (c *client) measure(ctx context.Context, fds []int, port uint16) (*Result, 
 	defer context.AfterFunc(ctx, func() { c.stopped.Store(true) })()
 	f := &flow{
 		fd: fds[0], size: c.options.MsgSize, own: c.own, nonce: c.nonce, stop: &c.stopped, base: time.Now(),
-		rate: c.options.Rate, server: c.path.Data,
+		rate: c.options.Rate, server: c.path.Data, parts: newRecorder(),
 	}
 	if c.own {
 		f.from = c.options.Warmup

@@ -25,6 +25,7 @@ type Facts struct {
 	Device   string   `json:"device,omitempty"`    // that has the end's address
 	MTU      int      `json:"mtu,omitempty"`       // of it, bytes
 	Off      []string `json:"offloads_off,omitempty"`
+	Floor    *Floor   `json:"floor,omitempty"` // of the client's end, where it was asked for
 }
 
 // BothFacts are those of both ends.

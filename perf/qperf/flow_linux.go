@@ -47,6 +47,7 @@ type flow struct {
 	retransmits uint32 // segments, of all streams
 
 	sent, received Counters
+	parts          recorder // of what was received
 	account        account
 	ping           ping
 }
@@ -76,6 +77,7 @@ func (f *flow) runAll(fds []int, loop func(*flow)) {
 	for _, o := range others {
 		f.sent.add(o.sent)
 		f.received.add(o.received)
+		f.parts.add(o.parts)
 		f.engine.add(o.engine)
 		f.retransmits += retransmits(o.fd)
 		f.over = min(f.over, o.over)
@@ -96,6 +98,7 @@ func (f *flow) run(loop func(*flow)) {
 	if f.until > 0 {
 		f.over = min(f.over, f.until)
 	}
+	f.parts.note(f.elapsed(), f.received.Messages)
 }
 
 func (f *flow) now() time.Duration     { return time.Since(f.base) }
@@ -157,6 +160,9 @@ func (f *flow) count(c *Counters, bytes int, t time.Duration) bool {
 		return false
 	}
 	if t >= f.from {
+		if t-f.from >= f.parts.next {
+			f.parts.note(t-f.from, f.received.Messages)
+		}
 		c.Bytes += uint64(bytes)
 		c.Messages++
 	}

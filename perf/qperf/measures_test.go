@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/perf/stats"
 )
 
 // wire makes a client and a server namespace, the first the caller's own:
@@ -115,43 +116,39 @@ func TestOpen_countsEveryMessageThatWasDue(t *testing.T) {
 	}
 }
 
-// Known loss, by a rule that drops every n-th datagram: reported within its interval, and no test stalls for it.
+// Known loss, by a rule that drops every 50th datagram: reported within its interval, and no test stalls for it. First
+// the replies, then, one way, the datagrams of a paced udp_bw.
 func TestLoss_knownTruth(t *testing.T) {
 	server := wire(t)
 	nft(t, "table inet t { chain in { type filter hook prerouting priority -300; udp sport 4001 numgen inc mod 50 0 drop; }; }\n")
-	for _, test := range []string{"udp_open", "udp_lat"} {
-		start := time.Now()
-		r := inNamespace(t, "-t", "1s", "--rate", "1000", "-m", "64", ends[0], test)
-		if r.Loss.Sent < 40 || 0.02 < r.Loss.Low || 0.02 > r.Loss.High {
-			t.Errorf("%s: %+v, want 2 %% in the interval", test, r.Loss)
-		}
-		if test == "udp_open" && (r.Loss.Sent < 990 || r.Loss.Lost < 18 || r.Loss.Lost > 22) {
-			t.Errorf("%s: %+v", test, r.Loss)
-		}
-		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("%s took %s", test, took)
-		}
-	}
-	// One way: the datagrams of a paced udp_bw.
+	knownLoss(t, 990, "--rate", "1000", "-m", "64", ends[0], "udp_open")
+	knownLoss(t, 40, "-m", "64", ends[0], "udp_lat")
+	nft(t, "delete table inet t\n")
 	nettest.Do(t, server, func() {
 		nft(t, "table inet t { chain in { type filter hook prerouting priority -300; udp dport 4001 numgen inc mod 50 0 drop; }; }\n")
 	})
-	// A sender that a busy machine has held up makes up for it in a burst, which may be more than a socket holds: never
-	// too little is lost, too much may be.
-	right := false
+	knownLoss(t, 1900, "--rate", "2000", ends[0], "udp_bw")
+}
+
+// knownLoss measures for a second, and wants one in fifty lost of so many sent at least. Less than that is never lost. More may be:
+// a busy machine makes up for a stall in a burst, which a socket does not hold (it counts what it drops: that is taken off),
+// or brings a reply too late to count. So one of four tries has to be right.
+func knownLoss(t *testing.T, sent uint64, args ...string) {
+	t.Helper()
 	for range 4 {
-		l := inNamespace(t, "-t", "1s", "--rate", "2000", ends[0], "udp_bw").Loss
-		if l.Sent < 1900 || 0.02 > l.High || l.Fraction < 0.018 {
-			t.Errorf("udp_bw: %+v, want 2 %%", l)
+		r := inNamespace(t, append([]string{"-t", "1s"}, args...)...)
+		l := r.Loss
+		if l.Lost+2 < l.Sent/50 || l.High < 0.02 {
+			t.Errorf("%s: %+v, want 2 %% at least", r.Test, l)
 		}
-		if right = l.Low <= 0.02 && l.Fraction < 0.022; right {
-			break
+		lost := l.Lost - min(l.Lost, r.Drops.Local.Socket+r.Drops.Remote.Socket)
+		low, _ := stats.Proportion(lost, l.Sent, 0.95)
+		if l.Sent >= sent && low <= 0.02 && lost <= l.Sent/50+2+l.Sent/500 {
+			return
 		}
-		t.Logf("udp_bw: %+v", l)
+		t.Logf("%s: %+v, sockets dropped %+v", r.Test, l, r.Drops)
 	}
-	if !right {
-		t.Error("udp_bw: in none of four tries a loss of 2 %")
-	}
+	t.Errorf("%s: in none of four tries a loss of 2 %%", args[len(args)-1])
 }
 
 // Known truth: 100 Mbit/s on the wire. What arrives without loss is just below it, in payload.
@@ -197,6 +194,9 @@ func TestFacts(t *testing.T) {
 	r := inNamespace(t, ends[0], "conf")
 	if r.Facts == nil || !r.Facts.OneMachine() || r.Facts.Local.Device != "a0" || r.Facts.Remote.Device != "b0" || r.Facts.Remote.MTU != 1500 || r.Facts.Local.CPUs < 1 {
 		t.Fatalf("%+v", r.Facts)
+	}
+	if f := inNamespace(t, "--floor", ends[0], "conf").Facts.Local.Floor; f == nil || f.Latency < 1e-6 || f.Latency > 0.01 || f.CPU < 1e-7 || f.CPU > 0.01 || r.Facts.Local.Floor != nil {
+		t.Errorf("floor %+v; not asked for %+v", f, r.Facts.Local.Floor)
 	}
 	if out, err := exec.Command("ethtool", "-K", "a0", "tso", "off").CombinedOutput(); err != nil {
 		t.Skipf("needs ethtool: %v: %s", err, out)

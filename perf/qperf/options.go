@@ -20,6 +20,7 @@ type Options struct {
 	Plain    bool          // be exactly qperf: no extension, 32 KiB datagrams
 	Rate     float64       // messages/s; 0 = as fast as it goes, of udp_open 1,000. Of udp_max the highest to try
 	Streams  int           // of tcp_streams; 0 = 4
+	Floor    bool          // conf: measure this engine's own latency too
 }
 
 // ErrPlainServer is a server without the extension that was asked for part of a second.
@@ -73,8 +74,8 @@ func (o Options) check(t Test) error {
 		return fmt.Errorf("%s: %w", t, errNeedsOwn)
 	case o.Rate < 0 || o.Rate > maxRate:
 		return fmt.Errorf("rate %g: not from 0 to %g a second", o.Rate, maxRate)
-	case o.Streams < 0 || o.Streams > maxStreams:
-		return fmt.Errorf("%d streams: not from 1 to %d", o.Streams, maxStreams)
+	case o.Streams < 0 || o.Streams > MaxStreams:
+		return fmt.Errorf("%d streams: not from 1 to %d", o.Streams, MaxStreams)
 	case o.SockBuf < 0 || o.SockBuf > maxStream:
 		return fmt.Errorf("sock_buf_size %d: not from 0 to %d", o.SockBuf, maxStream)
 	}

@@ -27,6 +27,7 @@ type Result struct {
 	Loss     *Loss         `json:"loss,omitempty"`    // UDP tests
 	Search   *Search       `json:"search,omitempty"`  // udp_max
 	Open     *Open         `json:"open,omitempty"`    // udp_open
+	Series   *Series       `json:"series,omitempty"`  // of udp_open and udp_max there is none
 	Streams  int           `json:"streams,omitempty"` // tcp_streams
 	Engine   *Engine       `json:"engine,omitempty"`
 	Drops    *BothDrops    `json:"drops,omitempty"`
@@ -97,6 +98,18 @@ type Loss struct {
 	Exact      bool    `json:"exact"` // told by sequence numbers; else by the two counts, whose clocks differ a little
 }
 
+// Packets is how many packets have carried what the server received, at least: a stream's are as long as the kernel
+// lets them grow (GSO), and half of that many are enough, as it may be told to let them grow longer.
+func (r *Result) Packets() uint64 {
+	switch {
+	case r.Remote == nil:
+		return 0
+	case r.Test == TCPBandwidth || r.Test == TCPStreams:
+		return r.Remote.Received.Bytes >> 17
+	}
+	return r.Remote.Received.Messages
+}
+
 // Engine is the CPU time that the two ends' measuring threads themselves used.
 type Engine struct {
 	Local  CPUTime `json:"local"`
@@ -126,9 +139,14 @@ func (r *Result) learn(f *flow, note *serverNote, drops Drops) {
 		r.Path.SeenByPeer, r.Path.PeerLocal = note.Peer, note.Local
 		r.Engine = &Engine{Local: f.engine, Remote: note.Engine}
 		r.Drops = &BothDrops{Local: drops, Remote: note.Drops}
+		r.Series = note.Series
 	}
 	if r.Test.Latency() {
 		r.Latency = NewDistribution(f.ping.rtt)
+	}
+	switch r.Test {
+	case TCPLatency, UDPLatency, TCPConnect:
+		r.Series = f.parts.series()
 	}
 	switch r.Test {
 	case UDPBandwidth, UDPPackets:

@@ -61,7 +61,7 @@ func search(ctx context.Context, c *client) (*Result, error) {
 	}
 	found.Trials = s.trials
 	r := s.last
-	r.Test, r.Search = UDPSearch, found
+	r.Test, r.Search, r.Series = UDPSearch, found, nil
 	return r, nil
 }
 

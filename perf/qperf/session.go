@@ -48,6 +48,7 @@ type serverNote struct {
 	Unique     uint64         `json:"unique"`
 	Duplicates uint64         `json:"duplicates"`
 	Reordered  uint64         `json:"reordered"`
+	Series     *Series        `json:"series,omitempty"` // where the figure is of what the server received
 }
 
 func newSession(s *Server, conn *net.TCPConn, test Test, req request) *session {
@@ -168,12 +169,12 @@ var serverLoops = map[Test]func(*flow){
 
 // streams is how many data connections the client makes.
 func (ss *session) streams() int {
-	return max(1, min(int(ss.req.Extension.Streams), maxStreams))
+	return max(1, min(int(ss.req.Extension.Streams), MaxStreams))
 }
 
 func (ss *session) newFlow(fd int) flow {
 	ext := ss.req.Extension
-	f := flow{fd: fd, size: int(ss.req.MsgSize), own: ext.On, nonce: ext.Nonce, stop: &ss.stopped, base: time.Now()}
+	f := flow{fd: fd, size: int(ss.req.MsgSize), own: ext.On, nonce: ext.Nonce, stop: &ss.stopped, base: time.Now(), parts: newRecorder()}
 	length := seconds(ss.req.Time)
 	if ext.On {
 		f.from, length = min(max(ext.Warmup, 0), maxTest), max(ext.Duration, tick)
@@ -192,6 +193,10 @@ func (ss *session) sendStat(stat Stat, local netip.AddrPort) error {
 			Unique: a.unique, Duplicates: a.duplicates, Reordered: a.reordered}
 		if !ss.test.UDP() {
 			note.Peer = peerOf(ss.flow.fd)
+		}
+		switch ss.test {
+		case TCPBandwidth, TCPStreams, UDPBandwidth:
+			note.Series = ss.flow.parts.series()
 		}
 		trailer, _ = json.Marshal(note) // plain fields: cannot fail
 	}

@@ -58,7 +58,7 @@ type sockaddr struct {
 }
 
 // processors gives Go's scheduler one for every loop that there may be, beside those for everything else: see raw.
-var processors = sync.OnceFunc(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + maxStreams + 2) })
+var processors = sync.OnceFunc(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + MaxStreams + 2) })
 
 // raw is a call of a loop. It does not tell the scheduler that it may block, as the unix package's calls do: that, and
 // what the scheduler's watchdog makes of it, costs a tenth of what a whole message does. So long it keeps one of

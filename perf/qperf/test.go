@@ -104,8 +104,10 @@ const (
 	maxDatagram     = 65507
 	maxStream       = 16 << 20
 	smallDatagram   = 64 // of udp_pps and udp_open
-	maxStreams      = 64
 )
+
+// MaxStreams is the most that tcp_streams may have.
+const MaxStreams = 64
 
 // DefaultSize is the size of a message of the test in bytes as qperf would choose it.
 func (t Test) DefaultSize() int {

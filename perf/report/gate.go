@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 
@@ -36,6 +37,9 @@ func Sentence(g *perf.Gate) string {
 		return "holds: no ratio is worse by more than " + margin
 	case perf.Regressed:
 		return "regressed: at least one ratio is worse by more than " + margin
+	}
+	if !slices.ContainsFunc(g.Checks, func(c perf.Check) bool { return c.Outcome == perf.CannotTell }) {
+		return "cannot tell: no ratio that was checked is worse by more than " + margin + ", but the new evaluation lacks some"
 	}
 	return "cannot tell: an interval reaches over " + margin + "; more rounds make it narrower"
 }
@@ -85,6 +89,10 @@ func JUnit(w io.Writer, g *perf.Gate, cause error) error {
 	} else {
 		for _, c := range g.Checks {
 			suite.add(c)
+		}
+		if g.Outcome == perf.CannotTell && suite.Skipped == 0 {
+			suite.Tests, suite.Skipped = suite.Tests+1, 1
+			suite.Cases = append(suite.Cases, junitCase{Class: "podlane.perf", Name: "compare", Skipped: &junitCause{Sentence(g)}})
 		}
 	}
 	if _, err := io.WriteString(w, xml.Header); err != nil {

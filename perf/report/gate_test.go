@@ -52,6 +52,15 @@ func TestJUnit(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	out.Reset()
+	lacking := &perf.Gate{Outcome: perf.CannotTell, MaxRegress: 0.05, Checks: gate().Checks[:1]}
+	if err := JUnit(&out, lacking, nil); err != nil {
+		t.Fatal(err)
+	}
+	suite = junitSuite{}
+	if err := xml.Unmarshal(out.Bytes(), &suite); err != nil || suite.Tests != 2 || suite.Skipped != 1 || !strings.Contains(suite.Cases[1].Skipped.Message, "lacks some") {
+		t.Errorf("%+v, %v", suite, err)
+	}
+	out.Reset()
 	if err := JUnit(&out, nil, errors.New(`a "file" <gone>`)); err != nil {
 		t.Fatal(err)
 	}

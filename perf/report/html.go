@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/podlane/podlane/perf"
@@ -68,6 +70,7 @@ type group struct {
 	Rows        []textRow
 	Tails, CPU  bool
 	Steps       bool
+	Times       bool
 }
 
 func groups(e *perf.Evaluation) []group {
@@ -79,6 +82,10 @@ func groups(e *perf.Evaluation) []group {
 		g := &gs[len(gs)-1]
 		g.Rows = append(g.Rows, r)
 		g.CPU = g.CPU || r.CPU != ""
+	}
+	times := overTime(e)
+	for i := range gs {
+		gs[i].Times = len(times[gs[i].Test]) > 0
 	}
 	for _, s := range e.Steps {
 		for i := range gs {
@@ -96,7 +103,35 @@ func plotted(e *perf.Evaluation) any {
 			costs[string(r.Test)+" "+r.Path] = map[string]any{"unit": r.CPU.Unit, "bars": bs, "network": r.CPU.Client.Network}
 		}
 	}
-	return map[string]any{"base": e.Base, "rows": e.Rows, "steps": e.Steps, "costs": costs}
+	return map[string]any{"base": e.Base, "rows": e.Rows, "steps": e.Steps, "costs": costs, "times": overTime(e)}
+}
+
+// overTime is the figure of each part of each measurement: by test and path, the seconds from the start of the run and the figure.
+func overTime(e *perf.Evaluation) map[string]map[string][][2]float64 {
+	times := map[string]map[string][][2]float64{}
+	for _, c := range e.Cells {
+		s := c.Result.Series
+		if s == nil || s.Every <= 0 {
+			continue
+		}
+		test := string(c.Result.Test)
+		if times[test] == nil {
+			times[test] = map[string][][2]float64{}
+		}
+		for i, n := range s.Messages {
+			if v, ok := c.Result.Part(n); ok {
+				at := c.At + e.Warmup + (float64(i)+0.5)*s.Every
+				times[test][c.Path] = append(times[test][c.Path], [2]float64{math.Round(1000*at) / 1000, digits4(v)})
+			}
+		}
+	}
+	return times
+}
+
+// digits4 keeps the page small.
+func digits4(v float64) float64 {
+	short, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 4, 64), 64)
+	return short
 }
 
 func summary(e *perf.Evaluation) string {
@@ -131,6 +166,7 @@ func conditions(e *perf.Evaluation, about About) []Fact {
 	add("offloads off", distinct(e, func(m perf.Machine) []string {
 		return factsOf(m, func(f qperf.Facts) string { return strings.Join(f.Off, ", ") })
 	}))
+	add("the engine itself", e.Floor())
 	if len(e.Cells) > 0 {
 		add("CPU taken by the hypervisor", fmt.Sprintf("%.1f %%", 100*e.Steal))
 		add("CPU used by other work", fmt.Sprintf("%.0f %%", 100*e.Others))

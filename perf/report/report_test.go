@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,11 @@ func drawn(test qperf.Test, v float64) *qperf.Result {
 		r.Figures, r.Latency, r.Loss = &qperf.Figures{Latency: v}, qperf.NewDistribution(h), &qperf.Loss{}
 	default:
 		r.Figures, r.Loss = &qperf.Figures{RecvBandwidth: v, SendBandwidth: 1.3 * v}, &qperf.Loss{Fraction: 0.231}
+	}
+	if n := uint64(0.1 * v / 1400); test.Latency() {
+		r.Series = &qperf.Series{Every: 0.1, Messages: []uint64{uint64(0.05 / v), uint64(0.05 / v), 0}}
+	} else if test != qperf.Conf {
+		r.Series = &qperf.Series{Every: 0.1, Messages: []uint64{n, n + n/20}}
 	}
 	return r
 }
@@ -131,6 +137,17 @@ func TestHTML_selfContained(t *testing.T) {
 	}
 }
 
+// What went on over the time of the run: a part in which nothing arrived has no latency, and no bandwidth.
+func TestOverTime(t *testing.T) {
+	e := evaluation(t, 5, 0)
+	e.Cells[0].At, e.Warmup = 2, 0.1
+	c := e.Cells[0]
+	dots := overTime(e)[string(c.Result.Test)][c.Path]
+	if len(overTime(e)) != 4 || len(dots) != 10 || dots[0][0] != 2.15 || math.Abs(dots[0][1]/e.Rows[slices.IndexFunc(e.Rows, func(r perf.Row) bool { return r.Path == c.Path && r.Test == c.Result.Test })].Median-1) > 0.01 {
+		t.Errorf("%s on %s: %v", c.Result.Test, c.Path, dots)
+	}
+}
+
 // TestHTML_inBrowser opens the page from a file in a browser without a network: all plots must be drawn, with the right axes.
 func TestHTML_inBrowser(t *testing.T) {
 	browser, err := exec.LookPath("chromium")
@@ -154,8 +171,8 @@ func TestHTML_inBrowser(t *testing.T) {
 	if err != nil {
 		t.Skipf("chromium does not run here: %v", err)
 	}
-	if n := strings.Count(string(dom), "<canvas"); n != 10 {
-		t.Errorf("%d plots drawn, want 10", n)
+	if n := strings.Count(string(dom), "<canvas"); n != 14 {
+		t.Errorf("%d plots drawn, want 14", n)
 	}
 	if strings.Contains(string(dom), "<title>owned") {
 		t.Error("a fact was run as a script")

@@ -160,6 +160,9 @@ func Table(w io.Writer, e *perf.Evaluation) error {
 	if e.Stopped != "" && e.Budget > 0 {
 		lines = append(lines, fmt.Sprintf("%d rounds in %.0f s: %s", e.Rounds, e.Took, e.Stopped))
 	}
+	if floor := e.Floor(); floor != "" {
+		lines = append(lines, "the engine itself: "+floor)
+	}
 	for _, warning := range e.Warnings {
 		lines = append(lines, "warning: "+warning)
 	}

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { base, rows, steps, costs } = JSON.parse(document.getElementById("evaluation").textContent);
+  const { base, rows, steps, costs, times } = JSON.parse(document.getElementById("evaluation").textContent);
   const paths = [...new Set(rows.map(r => r.path))];
   const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = path => css("--p" + paths.indexOf(path) % 7);
@@ -179,6 +179,24 @@
     plots.push([u, box]);
   }
 
+  // All parts of all measurements, in the order of time.
+  function course(box, mine) {
+    const dots = mine.flatMap((r, i) => ((times[r.test] || {})[r.path] || []).map(([x, y]) => [x, y, i])).sort((a, b) => a[0] - b[0]);
+    const data = [dots.map(d => d[0]), ...mine.map((_, i) => dots.map(d => d[2] === i ? d[1] : null))];
+    const top = Math.max(...dots.map(d => d[1])), unit = mine[0].unit, readout = box.parentNode.querySelector(".readout");
+    const u = new uPlot({
+      width: box.clientWidth, height: box.clientHeight, legend: { show: false }, cursor: { y: false, drag: { x: false, y: false } },
+      scales: { x: { time: false }, y: { range: [0, top * 1.08 || 1] } },
+      axes: [{ ...axis, size: 28, values: (_, vs) => vs.map(v => digits(v) + " s") }, { ...axis, size: 76, space: 34, values: (_, vs) => vs.map(v => figure(v, unit)) }],
+      series: [{}, ...mine.map(r => ({ stroke: () => colour(r.path), paths: () => null, points: { show: true, size: 4, fill: () => colour(r.path) } }))],
+      hooks: { setCursor: [u => {
+        const d = u.cursor.idx == null ? null : dots[u.cursor.idx];
+        readout.textContent = d ? mine[d[2]].path + ", after " + digits(d[0]) + " s: " + figure(d[1], unit) : "\u00a0";
+      }] },
+    }, data, box);
+    plots.push([u, box]);
+  }
+
   for (const section of document.querySelectorAll("section[data-test]")) {
     const mine = rows.filter(r => r.test === section.dataset.test);
     const values = section.querySelector("[data-kind=values]"), ratios = section.querySelector("[data-kind=ratios]");
@@ -186,6 +204,7 @@
     const drawn = (kind, draw, list) => { const box = section.querySelector("[data-kind=" + kind + "]"); if (box && list.length) draw(box, list); };
     drawn("steps", waterfall, (steps || []).filter(s => s.test === section.dataset.test));
     drawn("cpu", cpu, mine);
+    drawn("times", course, mine);
     drawn("tail", tail, mine);
     const others = mine.filter(r => r.path !== base);
     if (others.length === 0) { ratios.parentNode.remove(); continue; }
