@@ -2,8 +2,8 @@ package bpf
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -45,8 +45,24 @@ func TestOpen_unavailable(t *testing.T) {
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "BPF file system") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("on an ordinary folder: %v", err)
 	}
-	if os.Geteuid() != 0 {
-		return
+}
+
+// A kernel without BTF has no fast path, and says so: here one whose BTF is hidden
+// from a thread that ends with the test.
+func TestOpen_noBTF(t *testing.T) {
+	dir, opened := bpffs(t), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := errors.Join(
+			unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS|unix.CLONE_NEWNET),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("none", "/sys/kernel/btf", "tmpfs", 0, ""))
+		if err == nil {
+			_, err = Open(Config{Dir: dir})
+		}
+		opened <- err
+	}()
+	if err := <-opened; !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no BTF") {
+		t.Errorf("%v", err)
 	}
 }
 

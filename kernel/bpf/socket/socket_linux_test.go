@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -471,6 +472,27 @@ func TestLife_underTraffic(t *testing.T) {
 		m.open()
 		m.set(web4, to(ends4...))
 	}
+}
+
+// It needs no BTF of the kernel: here from a thread that does not see it.
+func TestOpen_noBTF(t *testing.T) {
+	c, opened := Config{Dir: bpffs(t), Cgroup: newCgroup(t)}, make(chan error)
+	var h *Handle
+	go func() {
+		runtime.LockOSThread() // which ends with it
+		err := errors.Join(
+			unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("none", "/sys/kernel/btf", "tmpfs", 0, ""))
+		if err == nil {
+			h, err = Open(c)
+		}
+		opened <- err
+	}()
+	must(t, <-opened)
+	t.Cleanup(h.Close)
+	_, err := h.Attach()
+	must(t, err)
+	must(t, Remove(c.Dir))
 }
 
 func TestPodsCgroup(t *testing.T) {
