@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/overlay"
@@ -37,6 +38,7 @@ type Rules struct {
 	// Port is the VTEPs' UDP port; 0 where there are none, and nothing is said of
 	// VXLAN. Probe is the port of the agents' probes.
 	Port, Probe uint16
+	Own         []netip.Addr // this node's addresses, sorted
 	Nodes       []netip.Addr // the other nodes' addresses, sorted
 	Pairs       []Pair       // sorted
 	// Outside are networks outside of the cluster with routes to pods, by whichever
@@ -58,6 +60,9 @@ func Compile(in overlay.Input, outside []netip.Prefix, f nft.Family) Rules {
 		r.Port = in.Config.UDPPort()
 		r.Outside = slices.Clone(outside)
 	}
+	if n := in.Nodes.Get(cluster.Key{Name: in.Node}); n != nil {
+		r.Own = slices.DeleteFunc(slices.Clone(n.Addresses), func(a netip.Addr) bool { return nft.FamilyOf(a.Is6()) != f })
+	}
 	for _, p := range overlay.Peers(in) {
 		for _, a := range p.Node.Addresses {
 			if nft.FamilyOf(a.Is6()) == f {
@@ -68,6 +73,7 @@ func Compile(in overlay.Input, outside []netip.Prefix, f nft.Family) Rules {
 			}
 		}
 	}
+	slices.SortFunc(r.Own, netip.Addr.Compare)
 	slices.SortFunc(r.Nodes, netip.Addr.Compare)
 	slices.SortFunc(r.Pairs, func(a, b Pair) int {
 		return cmp.Or(cmp.Compare(a.Inner.Bits(), b.Inner.Bits()), a.Node.Compare(b.Node), a.Inner.Addr().Compare(b.Inner.Addr()))
@@ -89,7 +95,7 @@ func (r *Rules) pairs(outer netip.Addr, p overlay.Peer) {
 // Equal says whether two Rules are the same.
 func (r Rules) Equal(o Rules) bool {
 	return r.Family == o.Family && r.Port == o.Port && r.Probe == o.Probe &&
-		slices.Equal(r.Nodes, o.Nodes) && slices.Equal(r.Pairs, o.Pairs) && slices.Equal(r.Outside, o.Outside)
+		slices.Equal(r.Own, o.Own) && slices.Equal(r.Nodes, o.Nodes) && slices.Equal(r.Pairs, o.Pairs) && slices.Equal(r.Outside, o.Outside)
 }
 
 // Tx brings the rules into force, whatever the table has: its chains and sets are
@@ -97,8 +103,13 @@ func (r Rules) Equal(o Rules) bool {
 // or the new ones.
 //
 //	prerouting: from a pod ─▶ has its source a route to that pod? ─▶ drop
-//	input:      to the VTEP ─▶ vxlan: from a node? from that node's pods? ─▶ drop
+//	            to the own VTEP ─▶ notrack
+//	output:     to another node's VTEP ─▶ notrack
+//	input:      to the VTEP ─▶ vxlan: from that node's pods? ─▶ pass; else say why and drop
 //	forward:    to another node's VTEP or probes ─▶ vteps: from a pod, or translated? ─▶ drop
+//
+// Conntrack has nothing to say of VXLAN: the packets of one flow go one way, those of the
+// other way have another source port, and nothing translates them.
 //
 // What comes to the node is looked at in its input, where fragments are whole
 // again, and before the VTEP takes it; what the fast path brings to a pod has
@@ -116,22 +127,28 @@ func (r Rules) Tx() *nft.Tx {
 		}
 	}
 	fromPod := []nft.Part{nft.FromGroup(link.Group), nft.NotFrom(overlay.Device)}
-	chain(nft.Chain{Name: "prerouting", Hook: nft.Prerouting, Type: "filter", Priority: nft.Raw}, drop(Spoofed, append(fromPod, nft.NoWayBack())...))
+	before := []nft.Rule{drop(Spoofed, append(fromPod, nft.NoWayBack())...)}
 	input := []nft.Rule{drop(FromPod, append(fromPod, nft.ToUDP(r.Probe))...)}
-	nodes := nft.Set{Table: t, Name: "nodes", Key: []nft.Type{nft.AddrType(r.Family)}}
-	r.fillNodes(tx, nodes)
+	own, nodes := r.set("own"), r.set("nodes")
+	fillNodes(tx, own, r.Own)
+	fillNodes(tx, nodes, r.Nodes)
 	toNode := func(port uint16) nft.Rule {
 		return nft.NewRule(nft.ToUDP(port), nft.In(nodes, nft.Daddr(r.Family)), nft.Do(nft.Jump, "vteps"))
 	}
-	if r.Port != 0 {
-		chain(nft.Chain{Name: "vxlan"}, r.vxlan(tx, nodes)...)
-		input = append(input, nft.NewRule(nft.ToUDP(r.Port), nft.Do(nft.Jump, "vxlan")))
-	}
-	chain(nft.Chain{Name: "vteps"}, drop(Forwarded, nft.FromGroup(link.Group)), drop(Forwarded, nft.StatusDNAT()))
 	forward := []nft.Rule{toNode(r.Probe)}
+	var output []nft.Rule
 	if r.Port != 0 {
+		untracked := func(to nft.Set) nft.Rule {
+			return nft.NewRule(nft.ToUDP(r.Port), nft.In(to, nft.Daddr(r.Family)), nft.Notrack())
+		}
+		before, output = append(before, untracked(own)), append(output, untracked(nodes))
+		chain(nft.Chain{Name: "vxlan"}, r.vxlan(tx, nodes)...)
+		input = append([]nft.Rule{nft.NewRule(nft.ToUDP(r.Port), nft.Do(nft.GoTo, "vxlan"))}, input...)
 		forward = append(forward, toNode(r.Port))
 	}
+	chain(nft.Chain{Name: "vteps"}, drop(Forwarded, nft.FromGroup(link.Group)), drop(Forwarded, nft.StatusDNAT()))
+	chain(nft.Chain{Name: "prerouting", Hook: nft.Prerouting, Type: "filter", Priority: nft.Raw}, before...)
+	chain(nft.Chain{Name: "output", Hook: nft.Output, Type: "filter", Priority: nft.Raw}, output...)
 	chain(nft.Chain{Name: "input", Hook: nft.Input, Type: "filter", Priority: nft.Raw}, input...)
 	chain(nft.Chain{Name: "forward", Hook: nft.Forward, Type: "filter", Priority: nft.Filter}, forward...)
 	return tx
@@ -141,18 +158,23 @@ func drop(why string, match ...nft.Part) nft.Rule {
 	return nft.Rule{Parts: append(slices.Clone(match), nft.Count(), nft.Do(nft.Drop, "")), Comment: why}
 }
 
-func (r Rules) fillNodes(tx *nft.Tx, s nft.Set) {
+func (r Rules) set(name string) nft.Set {
+	return nft.Set{Table: nft.Table{Family: r.Family, Name: Name}, Name: name, Key: []nft.Type{nft.AddrType(r.Family)}}
+}
+
+func fillNodes(tx *nft.Tx, s nft.Set, addrs []netip.Addr) {
 	tx.AddSet(s)
 	tx.FlushSet(s)
-	for _, a := range r.Nodes {
+	for _, a := range addrs {
 		tx.AddElements(s, nft.Element{Key: a.AsSlice()})
 	}
 }
 
 // vxlan gives the rules for what comes to the own VTEP. Pairs of one prefix length
-// are one set and one rule.
+// are one set and one rule: what is right passes by one look-up, as the pair's outer
+// source is a node's, and a packet of a pod with a node's source was dropped before.
 func (r Rules) vxlan(tx *nft.Tx, nodes nft.Set) []nft.Rule {
-	rules := []nft.Rule{drop(FromPod, nft.FromGroup(link.Group)), drop(Stranger, nft.NotIn(nodes, nft.Saddr(r.Family)))}
+	var rules []nft.Rule
 	pass := nft.Do(nft.Return, "")
 	for _, inner := range []nft.Family{nft.IPv4, nft.IPv6} {
 		of := map[int][]Pair{}
@@ -169,6 +191,7 @@ func (r Rules) vxlan(tx *nft.Tx, nodes nft.Set) []nft.Rule {
 			}
 		}
 	}
+	rules = append(rules, drop(FromPod, nft.FromGroup(link.Group)), drop(Stranger, nft.NotIn(nodes, nft.Saddr(r.Family))))
 	for _, p := range r.Outside {
 		f := nft.FamilyOf(p.Addr().Is6())
 		rules = append(rules, nft.NewRule(nft.InnerIs(f), nft.InnerWithin(f, p), pass))

@@ -29,6 +29,9 @@ func ToUDP(port uint16) Part {
 	return Part{fmt.Sprintf("udp dport %d", port), append(L4Is(17, "udp").ops, Dport().load(reg32), cmp(true, binary.BigEndian.AppendUint16(nil, port)))}
 }
 
+// Notrack keeps conntrack from a packet.
+func Notrack() Part { return Part{"notrack", []op{{"notrack", nil}}} }
+
 // NoWayBack matches packets whose source has no route by the link that they came
 // in by.
 func NoWayBack() Part {
