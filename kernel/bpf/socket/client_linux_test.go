@@ -150,7 +150,7 @@ func newClient(t testing.TB, cgroup string) *client {
 	must(t, err)
 	defer dir.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), asClient+"=1")
+	cmd.Env = append(os.Environ(), asClient+"=1", "GODEBUG=asyncpreemptoff=1") // no signal interrupts connect()
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	in, err := cmd.StdinPipe()
 	must(t, err)

@@ -30,8 +30,6 @@ type Handle struct {
 	dir, cgroup string
 	objects     objectsObjects
 	links       map[ebpf.AttachType]link.Link
-	where       string // the cgroup attached to
-	id          uint64 // its number: one that is made anew under its name has another
 }
 
 // attachments are the programs' places at a cgroup, and the files of their pins.
@@ -79,8 +77,8 @@ func Open(c Config) (*Handle, error) {
 
 // Attach puts the programs in force at the cgroup of the node's pods, each in one
 // step in place of an older one, and gives that cgroup. Where they are there already it costs
-// next to nothing, and is to be called often: the kubelet may have made the cgroup anew. Before there is such a
-// cgroup it is an error.
+// next to nothing, and is to be called often: the kubelet may have made the cgroup anew, or someone have detached a
+// program. Before there is such a cgroup it is an error.
 func (h *Handle) Attach() (string, error) {
 	dir, err := PodsCgroup(h.cgroup)
 	if err != nil {
@@ -95,20 +93,32 @@ func (h *Handle) Attach() (string, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
-	if dir == h.where && st.Ino == h.id {
+	if h.attachedTo(st.Ino) {
 		return dir, nil
 	}
-	h.where = ""
 	for _, at := range order {
 		if err := h.attach(at, int(f.Fd()), st.Ino); err != nil {
 			return "", fmt.Errorf("%s at %s: %w", attachments[at], dir, err)
 		}
 	}
-	if err := bpf.RemoveOthers(h.dir); err != nil {
-		return dir, err
+	return dir, bpf.RemoveOthers(h.dir)
+}
+
+// attachedTo says that all programs are at the cgroup of a number, which one that is
+// made anew under the same name does not have.
+func (h *Handle) attachedTo(id uint64) bool {
+	for _, at := range order {
+		l := h.links[at]
+		if l == nil || !isAt(l, id) {
+			return false
+		}
 	}
-	h.where, h.id = dir, st.Ino
-	return dir, nil
+	return true
+}
+
+func isAt(l link.Link, cgroup uint64) bool {
+	info, err := l.Info()
+	return err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == cgroup
 }
 
 // attach replaces the program of a pinned link to the cgroup, or makes a link. A
@@ -120,8 +130,7 @@ func (h *Handle) attach(at ebpf.AttachType, cgroup int, id uint64) error {
 		delete(h.links, at)
 	}
 	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
-		info, err := l.Info()
-		if err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == id {
+		if isAt(l, id) {
 			h.links[at] = l
 			return l.Update(h.program(at))
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	ebpflink "github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/internal/nettest"
@@ -408,6 +409,22 @@ func TestAttach_madeAnew(t *testing.T) {
 		}
 		m.hits(web4, 20)
 	}
+}
+
+// A program that someone has detached is there again at the next turn.
+func TestAttach_detached(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	l, err := ebpflink.LoadPinnedLink(filepath.Join(m.config.Dir, layout, "connect4"), nil)
+	must(t, err)
+	must(t, l.Detach())
+	must(t, l.Close())
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Fatalf("translated still: %+v: the test proves nothing", got)
+	}
+	_, err = m.Attach()
+	must(t, err)
+	m.hits(web4, 20)
 }
 
 // What an agent of another layout has left goes once ours is in its place.
