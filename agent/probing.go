@@ -62,6 +62,7 @@ type probing struct {
 	probed  *overlay.Probed
 	of      *link.State // of the Plan whose targets are tried
 	port    uint16      // VXLAN's
+	nodes   []overlay.Peer
 	ways    []overlay.Way
 	trial   trial
 	// listed are the ways for the status, of the Plan with this Link.
@@ -104,7 +105,8 @@ func (p *probing) try(pl *plan.Plan) {
 	own := pl.Snapshot.Nodes.Get(cluster.Key{Name: pl.Node})
 	addrs := map[netip.Addr]string{}
 	var targets []probe.Target
-	for _, peer := range overlay.Peers(in) {
+	p.nodes = overlay.Peers(in)
+	for _, peer := range p.nodes {
 		for _, a := range peer.Node.Addresses {
 			addrs[a] = peer.Node.Name
 		}
@@ -344,9 +346,13 @@ func (a *Agent) peers() []PeerStatus {
 
 // list gives the ways of a Plan, and why they are so.
 func (p *probing) list(pl *plan.Plan) []PeerStatus {
-	var out []PeerStatus
+	out := make([]PeerStatus, 0, len(p.ways))
 	in := pl.OverlayInput()
-	for _, peer := range overlay.Peers(in) {
+	nodes := p.nodes
+	if p.of != pl.Link {
+		nodes = overlay.Peers(in)
+	}
+	for _, peer := range nodes {
 		for _, cidr := range peer.PodCIDRs {
 			w := overlay.Way{Node: peer.Node.Name, V6: cidr.Addr().Is6()}
 			s := PeerStatus{Node: w.Node, CIDR: cidr}

@@ -51,6 +51,7 @@ const (
 	soonest    = time.Second // between questions that others' questions bring about
 	together   = 10 * time.Millisecond
 	turns      = 100 * time.Millisecond // between looks for what is due
+	newsAfter  = time.Second            // so long may it wait to be told that a node is not there that never was
 	atOnce     = 10                     // questions in one look, so that a cluster of which nobody answers costs little
 )
 
@@ -68,7 +69,9 @@ type Prober struct {
 	peers   map[netip.Addr]string // addresses that are answered → their node
 	asked   map[uint64]string     // number of a question under way → target
 	next    uint64
-	changed bool
+	changed bool      // a result
+	news    bool      // likewise, or of nodes that were never there: that can wait
+	told    time.Time // the results
 	wake    chan struct{}
 	out     chan Results
 }
@@ -235,8 +238,11 @@ func (p *Prober) turn(now time.Time) time.Duration {
 	if len(p.queue) > 0 {
 		rest = min(rest, p.queue[0].at.Sub(now))
 	}
-	if p.changed {
-		p.changed = false
+	if p.news {
+		rest = min(rest, newsAfter)
+	}
+	if p.changed || p.news && now.Sub(p.told) >= newsAfter {
+		p.changed, p.news, p.told = false, false, now
 		p.publish()
 	}
 	return max(rest, turns)
@@ -247,7 +253,10 @@ func (p *Prober) ask(s *state, now time.Time) {
 	if s.number != 0 {
 		delete(p.asked, s.number)
 		if s.misses++; p.witnessed(s, now) && s.misses >= lostAfter && s.result != Lost {
-			s.result, p.changed = Lost, true
+			if s.result == Arrives || s.Witness != "" {
+				p.changed = true
+			}
+			s.result, p.news = Lost, true
 			p.gone(s, now)
 		}
 	}
