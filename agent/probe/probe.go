@@ -141,10 +141,9 @@ func (p *Prober) Try(targets []Target) {
 // hold has ways that are new wait for their nodes' answers. Those of nodes that are
 // gone come one after the other then, so that nobody has to wait behind all of them.
 func (p *Prober) hold(now time.Time) {
-	half := p.usual() / 2
 	for i, s := range p.queue {
 		if s.at.IsZero() && p.waits(s) {
-			s.at = now.Add(half + half*time.Duration(i)/time.Duration(len(p.queue)))
+			s.at = now.Add(p.seldom() * time.Duration(i) / time.Duration(len(p.queue)))
 		}
 	}
 }
@@ -283,9 +282,17 @@ func (p *Prober) usual() time.Duration {
 	return steady + time.Duration(len(p.targets))*perTarget
 }
 
-// pause is how long it is to the next question.
+// seldom is how long it is between the questions on a way of which nothing is to be
+// learned.
+func (p *Prober) seldom() time.Duration { return 4 * p.usual() }
+
+// pause is how long it is to the next question. Who has never answered is asked as seldom
+// as who does: when it comes, it asks itself (may).
 func (p *Prober) pause(s *state) time.Duration {
-	if p.waits(s) {
+	switch {
+	case p.waits(s):
+		return p.seldom()
+	case s.misses >= lostAfter && s.heard.IsZero():
 		return p.usual()
 	}
 	return min(firstRetry<<min(s.misses, 16), p.usual())
