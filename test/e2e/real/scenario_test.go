@@ -51,7 +51,7 @@ func testServerAway(t *testing.T) {
 	container := strings.TrimPrefix(onNode(t, "client", node.Name, ".status.containerStatuses[0].containerID"), "containerd://")
 	far := onNode(t, "steady", cluster.Nodes[1].Name, ".status.podIP")
 	service := kubectl(t, "get", "service", "steady", "-o", "jsonpath={.spec.clusterIP}")
-	most := fmt.Sprint((away + 3*wait).Seconds())
+	most := fmt.Sprint((away + 6*wait).Seconds())
 	load, err1 := node.InPod(t.Context(), container, "load", "http://"+service+"/hostname", most, "2")
 	pulse, err2 := node.InPod(t.Context(), container, "pulse", far+":8080", most)
 	if err := errors.Join(err1, err2); err != nil {

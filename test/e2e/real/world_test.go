@@ -86,7 +86,7 @@ func mustIn(t *testing.T, pod string, args ...string) string {
 // rollout waits until a workload is as wanted.
 func rollout(t *testing.T, workload string) {
 	t.Helper()
-	kubectl(t, "rollout", "status", workload, "--timeout=90s")
+	kubectl(t, "rollout", "status", workload, "--timeout=180s") // controllers that lost their server come back by their own, long pauses
 }
 
 // pods gives the names of the pods with a label, and their field of that path.
