@@ -1,0 +1,236 @@
+package socket
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	ebpflink "github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/kernel/bpf"
+	proxy "github.com/podlane/podlane/proxy/ebpf"
+)
+
+// With no process that holds anything all goes on; the next agent adopts it, and
+// Remove leaves nothing but connections.
+func TestLife(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.Close()
+	m.hits(web4, 50)
+	m.open()
+	have, err := m.Read()
+	must(t, err)
+	if s := have[web4]; len(have) != 1 || s.Torn || !slices.Equal(s.Backends, ends4) {
+		t.Errorf("adopted %v", have)
+	}
+	m.hits(web4, 50)
+	if kept := m.client.do(task{To: []netip.AddrPort{web4}, Keep: true})[0]; kept.Err != "" {
+		t.Error(kept)
+	}
+	m.Close()
+	must(t, Remove(m.config.Dir))
+	must(t, Remove(m.config.Dir))
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Errorf("after Remove: %+v", got)
+	}
+	if _, err := os.Stat(m.config.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s: %v", m.config.Dir, err)
+	}
+}
+
+// An agent that has its BPF rights no longer, and the uninstallation, which never
+// had any, take away what is pinned.
+func TestRemove_netAdminAlone(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.hits(web4, 10)
+	m.Close()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	must(t, unix.Capget(&header, &all[0]))
+	few := all // of the thread, which is the test's own
+	few[0].Effective, few[1].Effective = 1<<unix.CAP_NET_ADMIN, 0
+	must(t, unix.Capset(&header, &few[0]))
+	_, opened := Open(m.config)
+	err := Remove(m.config.Dir)
+	flows, read := ReadFlows(m.config.Dir) // nothing is there any more, which one needs no right to see
+	must(t, unix.Capset(&header, &all[0]))
+	if read != nil || len(flows.Frontends) != 0 {
+		t.Errorf("%v %v", flows, read)
+	}
+	if !errors.Is(opened, bpf.ErrUnavailable) {
+		t.Fatalf("it may load programs: %v: the test proves nothing", opened)
+	}
+	must(t, err)
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) { // the kernel detaches soon
+		if got := m.client.one(web4); got.Err == unix.ECONNREFUSED.Error() {
+			return
+		} else if time.Since(start) > 5*time.Second {
+			t.Fatalf("still translated: %+v", got)
+		}
+	}
+}
+
+// The pods' cgroup is another one after a start: the programs follow.
+func TestAttach_elsewhere(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.Close()
+	was := m.client
+	m.config.Cgroup = newCgroup(t)
+	m.open()
+	if got := was.one(web4); got.Err == "" {
+		t.Error("the cgroup of before is still translated")
+	}
+	m.client = newClient(t, m.config.Cgroup)
+	m.hits(web4, 20)
+}
+
+// The pods' cgroup is made anew under its name, as by a kubelet that starts again: the
+// programs follow at the next turn.
+func TestAttach_madeAnew(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.client.end()
+	removeCgroup(t, m.config.Cgroup)
+	if _, err := m.Attach(); err == nil {
+		t.Error("there is no cgroup, and no error")
+	}
+	must(t, os.Mkdir(m.config.Cgroup, 0o755))
+	m.client = newClient(t, m.config.Cgroup)
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Fatalf("translated already: %+v: the test proves nothing", got)
+	}
+	for range 2 {
+		where, err := m.Attach()
+		must(t, err)
+		if where != m.config.Cgroup {
+			t.Errorf("attached at %s", where)
+		}
+		m.hits(web4, 20)
+	}
+}
+
+// A program that someone has detached is there again at the next turn.
+func TestAttach_detached(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	l, err := ebpflink.LoadPinnedLink(filepath.Join(m.config.Dir, layout, "connect4"), nil)
+	must(t, err)
+	must(t, l.Detach())
+	must(t, l.Close())
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Fatalf("translated still: %+v: the test proves nothing", got)
+	}
+	_, err = m.Attach()
+	must(t, err)
+	m.hits(web4, 20)
+}
+
+// What an agent of another layout has left goes once ours is in its place.
+func TestOtherLayout(t *testing.T) {
+	m := newMachine(t)
+	m.set(web4, to(ends4...))
+	m.Close()
+	must(t, os.Rename(filepath.Join(m.config.Dir, layout), filepath.Join(m.config.Dir, "socket-v99")))
+	must(t, os.Mkdir(filepath.Join(m.config.Dir, "v99"), 0o700)) // the fast path's
+	m.hits(web4, 20)
+	m.open()
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Errorf("by maps of another layout: %+v", got)
+	}
+	m.have = map[proxy.Frontend]*proxy.Service{}
+	m.set(web4, to(ends4[0]))
+	if hits := m.hits(web4, 20); hits[ends4[0].String()] != 20 {
+		t.Errorf("%v", hits)
+	}
+	left, err := os.ReadDir(m.config.Dir)
+	must(t, err)
+	if len(left) != 2 || left[0].Name() != layout || left[1].Name() != "v99" {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// On and off and taken over, connections and those that are made meanwhile go on.
+func TestLife_underTraffic(t *testing.T) {
+	m := newMachine(t)
+	// What is not translated gets to a server that listens at the frontend itself.
+	serve(t, web4)
+	m.set(web4, to(ends4...))
+	must(t, m.client.write.Encode(task{To: []netip.AddrPort{web4}, Again: 2000 - 1}))
+	done := make(chan []met, 1)
+	go func() {
+		var all []met
+		_ = m.client.read.Decode(&all)
+		done <- all
+	}()
+	for i := 0; ; i++ {
+		select {
+		case all := <-done:
+			servers := map[string]int{}
+			for _, one := range all {
+				// Without the programs a connection that they have made shows its endpoint.
+				if one.Err != "" || one.Peer != web4 && one.Peer != addr(one.Server) {
+					t.Fatalf("%+v", one)
+				}
+				servers[one.Server]++
+			}
+			if len(all) != 2000 || servers[web4.String()] == 0 || len(servers) != 4 {
+				t.Errorf("%d connections: %v after %d turns", len(all), servers, i)
+			}
+			return
+		case <-time.After(time.Millisecond):
+		}
+		m.Close()
+		if i%2 == 0 {
+			must(t, Remove(m.config.Dir))
+			m.have = map[proxy.Frontend]*proxy.Service{}
+		}
+		m.open()
+		m.set(web4, to(ends4...))
+	}
+}
+
+// It needs no BTF of the kernel: here from a thread that does not see it.
+func TestOpen_noBTF(t *testing.T) {
+	c, opened := Config{Dir: bpffs(t), Cgroup: newCgroup(t)}, make(chan error)
+	var h *Handle
+	go func() {
+		runtime.LockOSThread() // which ends with it
+		err := errors.Join(
+			unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("none", "/sys/kernel/btf", "tmpfs", 0, ""))
+		if err == nil {
+			h, err = Open(c)
+		}
+		opened <- err
+	}()
+	must(t, <-opened)
+	t.Cleanup(h.Close)
+	_, err := h.Attach()
+	must(t, err)
+	must(t, Remove(c.Dir))
+}
+
+func TestPodsCgroup(t *testing.T) {
+	own := newCgroup(t)
+	if got, err := PodsCgroup(own); err != nil || got != own {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := PodsCgroup(t.TempDir()); !errors.Is(err, bpf.ErrUnavailable) {
+		t.Errorf("an ordinary folder: %q, %v", got, err)
+	}
+	root, err := cgroup2("/sys/fs/cgroup")
+	must(t, err)
+	if got, err := PodsCgroup("/sys/fs/cgroup"); got == root || err != nil && !strings.Contains(err.Error(), "no cgroup of pods") {
+		t.Errorf("the root: %q, %v", got, err)
+	}
+}
