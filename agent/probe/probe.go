@@ -72,6 +72,7 @@ type Prober struct {
 	changed bool      // a result
 	news    bool      // likewise, or of nodes that were never there: that can wait
 	told    time.Time // the results
+	epoch   time.Time // the Prober was made
 	wake    chan struct{}
 	out     chan Results
 }
@@ -92,7 +93,7 @@ type state struct {
 // New makes a Prober on a port.
 func New(port uint16, log *slog.Logger) *Prober {
 	return &Prober{port: port, log: log, limit: newLimiter(), sockets: map[bool]*socket{}, targets: map[string]*state{},
-		asked: map[uint64]string{}, wake: make(chan struct{}, 1), out: make(chan Results, 1)}
+		asked: map[uint64]string{}, epoch: time.Now(), wake: make(chan struct{}, 1), out: make(chan Results, 1)}
 }
 
 // Results gives the newest results that were not taken yet.
@@ -261,7 +262,7 @@ func (p *Prober) ask(s *state, now time.Time) {
 	}
 	p.next++
 	s.number, s.last, p.asked[p.next] = p.next, now, s.Name
-	p.later(s, now.Add(p.pause(s)))
+	p.later(s, p.after(now, p.pause(s)))
 	v6 := s.To.Is6()
 	sock := p.sockets[v6]
 	if sock == nil {
@@ -296,6 +297,15 @@ func (p *Prober) pause(s *state) time.Duration {
 		return p.usual()
 	}
 	return min(firstRetry<<min(s.misses, 16), p.usual())
+}
+
+// after gives when a pause is over. What is asked now and then is asked at a full second,
+// so that many questions are one turn.
+func (p *Prober) after(now time.Time, pause time.Duration) time.Time {
+	if pause < p.usual() {
+		return now.Add(pause)
+	}
+	return p.epoch.Add((now.Sub(p.epoch) + pause).Truncate(time.Second))
 }
 
 // waits says that nothing is to be learned of a way soon: its node has not answered,
@@ -360,7 +370,7 @@ func (p *Prober) arrived(number uint64, from netip.Addr, now time.Time) {
 		return
 	}
 	s.number, s.misses, s.heard = 0, 0, now
-	p.later(s, now.Add(p.usual()))
+	p.later(s, p.after(now, p.usual()))
 	if s.result != Arrives {
 		s.result, p.changed = Arrives, true
 		p.back(s)
