@@ -83,7 +83,7 @@ func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
 }
 
 // attach attaches some of the programs that are missing, and tells whether there
-// are more. It is not part of apply, so that no pod waits for it.
+// are more; after an error, again() says when. It is not part of apply, so that no pod waits for it.
 func (f *fast) attach() (more bool) {
 	if f.handle == nil || f.left == 0 {
 		return false
@@ -91,7 +91,7 @@ func (f *fast) attach() (more bool) {
 	left, err := f.handle.AttachSome(attachAtOnce)
 	f.left = left
 	f.report(err)
-	return left > 0
+	return left > 0 && err == nil
 }
 
 // normalPods gives the host ends of the pods that are not to take the fast path.

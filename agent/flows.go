@@ -89,37 +89,51 @@ func (f *flows) look(t *proxy.Table) error {
 	return err
 }
 
+// settle is for how long a connection has to be without an answer.
+const settle = 500 * time.Millisecond
+
 // unanswered forgets the TCP connections to frontends, and those of the node's pods, that
-// are not translated and have no answer: the next packet of the client, which repeats its
-// first one, meets the rules. One that was answered is left alone.
+// are not translated and still have no answer after a while: the next packet of the client, which
+// repeats its first one, meets the rules. One that was answered is left alone.
 func (f *flows) unanswered(t *proxy.Table, pods []netip.Addr) error {
 	conn, err := conntrack.Dial(0)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	fronts := stale.TCPFrontends(t)
-	var errs []error
-	n := 0
-	for _, v6 := range []bool{false, true} {
-		var found []conntrack.Flow
-		err := conn.Each(uint8(cluster.TCP), v6, func(flow conntrack.Flow) {
-			untranslated := flow.Reply.Src == flow.Orig.Dst && flow.Reply.Dst == flow.Orig.Src
-			_, ofPod := slices.BinarySearchFunc(pods, flow.Orig.Src.Addr(), netip.Addr.Compare)
-			if !flow.Answered && untranslated && (ofPod || fronts[flow.Orig.Dst]) {
-				found = append(found, flow)
-			}
-		})
-		errs = append(errs, err)
-		for _, flow := range found {
+	before, err := waiting(conn, t, pods)
+	if len(before) == 0 {
+		return err
+	}
+	time.Sleep(settle)
+	now, again := waiting(conn, t, pods)
+	errs, n := []error{err, again}, 0
+	for id, flow := range now {
+		if _, still := before[id]; still {
 			errs = append(errs, conn.Delete(flow))
+			n++
 		}
-		n += len(found)
 	}
 	if n > 0 {
 		f.log.Info("TCP connections that began without rules are translated now", "flows", n)
 	}
 	return errors.Join(errs...)
+}
+
+// waiting gives the connections without an answer, by the kernel's name of them.
+func waiting(conn *conntrack.Conn, t *proxy.Table, pods []netip.Addr) (map[uint32]conntrack.Flow, error) {
+	fronts, found := stale.TCPFrontends(t), map[uint32]conntrack.Flow{}
+	var errs []error
+	for _, v6 := range []bool{false, true} {
+		errs = append(errs, conn.Each(uint8(cluster.TCP), v6, func(flow conntrack.Flow) {
+			untranslated := flow.Reply.Src == flow.Orig.Dst && flow.Reply.Dst == flow.Orig.Src
+			_, ofPod := slices.BinarySearchFunc(pods, flow.Orig.Src.Addr(), netip.Addr.Compare)
+			if !flow.Answered && untranslated && (ofPod || fronts[flow.Orig.Dst]) {
+				found[flow.ID] = flow
+			}
+		}))
+	}
+	return found, errors.Join(errs...)
 }
 
 // had notes what a former agent left, from the loop's goroutine.

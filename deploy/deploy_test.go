@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -18,7 +19,14 @@ import (
 
 // functions are those of Helm's that the chart uses.
 var functions = template.FuncMap{
-	"quote":    func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
+	"quote": func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
+	"int64": func(v any) int64 { // Helm has numbers of values as float64, and 0 for what is no number
+		if f, ok := v.(float64); ok {
+			return int64(f)
+		}
+		n, _ := strconv.ParseInt(fmt.Sprint(v), 10, 64)
+		return n
+	},
 	"toString": func(v any) string { return fmt.Sprint(v) },
 	"toJson": func(v any) (string, error) {
 		text, err := json.Marshal(v)
@@ -106,6 +114,19 @@ func TestChart_values(t *testing.T) {
 			t.Errorf("the value %s changes nothing", path)
 		}
 	}
+}
+
+// TestChart_largeNumber: a VNI keeps its digits.
+func TestChart_largeNumber(t *testing.T) {
+	for _, o := range render(t, func(v map[string]any) { set(v, []string{"vxlanVNI"}, 16777215.0) }) {
+		if text := fmt.Sprint(o); strings.Contains(text, "vxlanVNI:") {
+			if !strings.Contains(text, "vxlanVNI:16777215") {
+				t.Error(text)
+			}
+			return
+		}
+	}
+	t.Error("no object has the VNI")
 }
 
 // TestChart_fastPath: its rights, flags and mounts are there with the values that ask

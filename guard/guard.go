@@ -172,9 +172,9 @@ func fillNodes(tx *nft.Tx, s nft.Set, addrs []netip.Addr) {
 
 // vxlan gives the rules for what comes to the own VTEP. Pairs of one prefix length
 // are one set and one rule: what is right passes by one look-up, as the pair's outer
-// source is a node's, and a packet of a pod with a node's source was dropped before.
+// source is a node's. VXLAN in VXLAN is dropped as a pod's.
 func (r Rules) vxlan(tx *nft.Tx, nodes nft.Set) []nft.Rule {
-	var rules []nft.Rule
+	rules := []nft.Rule{drop(FromPod, nft.FromGroup(link.Group))}
 	pass := nft.Do(nft.Return, "")
 	for _, inner := range []nft.Family{nft.IPv4, nft.IPv6} {
 		of := map[int][]Pair{}
@@ -191,7 +191,7 @@ func (r Rules) vxlan(tx *nft.Tx, nodes nft.Set) []nft.Rule {
 			}
 		}
 	}
-	rules = append(rules, drop(FromPod, nft.FromGroup(link.Group)), drop(Stranger, nft.NotIn(nodes, nft.Saddr(r.Family))))
+	rules = append(rules, drop(Stranger, nft.NotIn(nodes, nft.Saddr(r.Family))))
 	for _, p := range r.Outside {
 		f := nft.FamilyOf(p.Addr().Is6())
 		rules = append(rules, nft.NewRule(nft.InnerIs(f), nft.InnerWithin(f, p), pass))

@@ -25,6 +25,7 @@ type Reporter struct {
 
 	mu        sync.Mutex
 	condition *corev1.NodeCondition // to be written; nil is none
+	latest    *corev1.NodeCondition // told last, written or not
 	events    []*corev1.Event
 	wake      chan struct{}
 }
@@ -53,6 +54,7 @@ func (r *Reporter) Condition(available bool, reason, message string) {
 	defer r.mu.Unlock()
 	r.condition = &corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: status, Reason: reason, Message: message,
 		LastHeartbeatTime: now, LastTransitionTime: now}
+	r.latest = r.condition
 	r.wakeUp()
 }
 
@@ -132,14 +134,30 @@ func (r *Reporter) write(ctx context.Context) error {
 		default:
 			return nil
 		}
-		if Invalid(err) { // it would be refused for ever, and what comes after it would wait
+		if Invalid(err) { // it would be refused again, and what comes after it would wait
 			r.log.Warn("the API server refuses what is told of the node", "err", err)
+			if condition != nil { // a policy of others may be mended
+				time.AfterFunc(askAgain, func() { r.restore(condition) })
+			}
 			err = nil
 		}
 		if err != nil {
 			return err
 		}
 		r.written(condition, event)
+	}
+}
+
+// askAgain is after how long a condition that was refused is told again.
+const askAgain = time.Minute
+
+// restore has a condition told again, where there is no newer one.
+func (r *Reporter) restore(c *corev1.NodeCondition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.condition == nil && r.latest == c {
+		r.condition = c
+		r.wakeUp()
 	}
 }
 

@@ -226,6 +226,9 @@ func (f agentFlags) overlay() (overlay.Config, error) {
 	if err == nil && f.mtu != "auto" && f.mtu != "max" {
 		err = fmt.Errorf("--mtu %q: want auto or max", f.mtu)
 	}
+	if f.port == 0 || f.vni == 0 {
+		err = errors.Join(err, errors.New("--vxlan-port and --vxlan-vni: want numbers above 0"))
+	}
 	o.LargeMTU, o.Port, o.VNI = f.mtu == "max", f.port, f.vni
 	return o, errors.Join(err, o.Valid())
 }

@@ -13,6 +13,7 @@ func TestAgent_check(t *testing.T) {
 		"--vxlan-port 4789 --vxlan-vni 4096": "",
 		"--vxlan-port 8473":                  "agents' probes",
 		"--vxlan-vni 16777216":               "24 bits",
+		"--vxlan-vni 0":                      "above 0",
 		"--overlay bridge":                   "--overlay",
 	} {
 		cmd := newAgent()

@@ -54,7 +54,7 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 		return c, fmt.Errorf("--width %s: %w", p.width, err)
 	}
 	if p.gentle {
-		c.MaxRate, c.Budget, c.Rate = capped(c.MaxRate, 1000), capped(c.Budget, time.Minute), min(c.Rate, 200)
+		c.MaxRate, c.Budget, c.Rate = capped(c.MaxRate, 1000), capped(c.Budget, time.Minute), capped(c.Rate, 200)
 		if !p.set.Changed("tests") {
 			p.tests = []string{"tcp_lat", "udp_lat", "udp_open"}
 		}

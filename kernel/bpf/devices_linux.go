@@ -138,7 +138,8 @@ func IPsec() ([]fastpath.Selector, error) {
 			return nil, fmt.Errorf("IPsec policies: %w", err)
 		}
 		for _, p := range policies {
-			if p.Dir <= netlink.XFRM_DIR_FWD {
+			passes := p.Action == netlink.XFRM_POLICY_ALLOW && len(p.Tmpls) == 0
+			if p.Dir <= netlink.XFRM_DIR_FWD && p.Ifid == 0 && !passes { // one with an id is for that XFRM interface alone
 				all = append(all, fastpath.Selector{Src: prefix(p.Src, family), Dst: prefix(p.Dst, family)})
 			}
 		}

@@ -147,6 +147,7 @@ extern void bpf_ct_release(struct nf_conn *ct) __ksym;
 extern struct nf_conn *bpf_skb_ct_alloc(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
 					struct bpf_ct_opts___v1 *opts, __u32 opts_size) __ksym __weak;
 extern void bpf_ct_set_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
+extern int bpf_ct_change_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
 extern struct nf_conn *bpf_ct_insert_entry(struct nf_conn *ct) __ksym __weak;
 
 // enum ip_conntrack_status: SRC_NAT, DST_NAT, SEQ_ADJUST, HELPER.
@@ -290,7 +291,16 @@ static __always_inline struct opener opener_of(const struct addr *src, __be16 sp
 	return o;
 }
 
-// note remembers a TCP connection from its first packet to its last.
+// forget ends what note keeps of a connection, and leaves another's that has its place.
+static __always_inline void forget(const struct opener *o, const struct addr *dst, __be16 dport)
+{
+	struct opened *to = bpf_map_lookup_elem(&pl_opened, o);
+	if (to && to->port == dport && to->addr.word[3] == dst->word[3] && to->addr.word[2] == dst->word[2] &&
+	    to->addr.word[1] == dst->word[1] && to->addr.word[0] == dst->word[0])
+		bpf_map_delete_elem(&pl_opened, o);
+}
+
+// note remembers a TCP connection from its first packet to its first FIN or its reset.
 static __always_inline void note(const struct packet *p)
 {
 	if (p->proto != IPPROTO_TCP || !(p->opens || p->ends))
@@ -301,10 +311,12 @@ static __always_inline void note(const struct packet *p)
 		bpf_map_update_elem(&pl_opened, &o, &to, BPF_ANY);
 		return;
 	}
-	bpf_map_delete_elem(&pl_opened, &o);
+	forget(&o, &p->dst, p->dport);
 	o = opener_of(&p->dst, p->dport, &p->src, p->sport);
-	bpf_map_delete_elem(&pl_opened, &o);
+	forget(&o, &p->src, p->sport);
 }
+
+#define TOLD 2000 // ms
 
 // tell lets conntrack know of the connections from a source that opens one to an address
 // that may be translated to theirs: then conntrack gives the new one another source port. On the
@@ -328,8 +340,10 @@ static __always_inline void tell(struct __sk_buff *skb, const struct packet *p)
 			struct nf_conn *made = bpf_skb_ct_alloc(skb, &t, size, &opts, sizeof(opts));
 			if (!made)
 				continue;
-			bpf_ct_set_timeout(made, 10000); // ms
+			bpf_ct_set_timeout(made, TOLD);
 			ct = bpf_ct_insert_entry(made);
+			if (ct)
+				bpf_ct_change_timeout(ct, TOLD); // Linux 6.0 to 6.5 took the first for a time since boot
 		}
 		if (ct)
 			bpf_ct_release(ct);

@@ -98,7 +98,7 @@ type Loss struct {
 	Exact      bool    `json:"exact"` // told by sequence numbers; else by the two counts, whose clocks differ a little
 }
 
-// Packets is how many packets have carried what the server received, at least: a stream's are as long as the kernel
+// Packets is how many packets have carried what both ends received, at least: a stream's are as long as the kernel
 // lets them grow (GSO), and half of that many are enough, as it may be told to let them grow longer.
 func (r *Result) Packets() uint64 {
 	switch {
@@ -107,7 +107,11 @@ func (r *Result) Packets() uint64 {
 	case r.Test == TCPBandwidth || r.Test == TCPStreams:
 		return r.Remote.Received.Bytes >> 17
 	}
-	return r.Remote.Received.Messages
+	n := r.Remote.Received.Messages
+	if r.Local != nil {
+		n += r.Local.Received.Messages // the answers
+	}
+	return n
 }
 
 // Engine is the CPU time that the two ends' measuring threads themselves used.
