@@ -91,14 +91,15 @@ func removeTables() error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, t := range tables {
 		var tx nft.Tx
 		tx.DeleteTable(t)
-		if err := c.Commit(&tx); err != nil {
-			return fmt.Errorf("table %s: %w", t, err)
+		if err := c.Commit(&tx); err != nil { // of a trace under way: the kernel lets no other have it
+			errs = append(errs, fmt.Errorf("table %s: %w", t, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeLinks removes what carries our mark, then restores sysctls.

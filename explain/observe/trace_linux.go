@@ -5,16 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/conntrack"
+	"github.com/podlane/podlane/kernel/nft"
 )
 
 // Sighting is what one node saw of a probe's connection.
@@ -42,8 +42,8 @@ type FlowSeen struct {
 // Tracer marks the packets of one connection, told by its port, so that the
 // kernel reports every rule they meet.
 type Tracer struct {
-	conn     *nftables.Conn
-	table    *nftables.Table
+	conn     *nft.Conn
+	table    nft.Table
 	events   *netlink.Conn
 	Port     uint16
 	Protocol cluster.Protocol
@@ -67,8 +67,12 @@ const (
 	traceTypeRule   = 3
 )
 
-// StartTrace adds a table of its own to the calling thread's network namespace,
-// which Stop removes.
+// beforeAll is ahead of every other chain's priority.
+const beforeAll int32 = -350
+
+// StartTrace adds a table of its own to the calling thread's network namespace, which Stop removes; where this process is
+// killed, the kernel does. One before Linux 5.12 does not: there the table stays, without effect on other packets, until
+// `podlane agent --cleanup`.
 func StartTrace(protocol cluster.Protocol, port uint16, v6 bool) (*Tracer, error) {
 	events, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -78,53 +82,53 @@ func StartTrace(protocol cluster.Protocol, port uint16, v6 bool) (*Tracer, error
 		_ = events.Close()
 		return nil, fmt.Errorf("trace: %w", err)
 	}
-	conn, err := nftables.New()
+	conn, err := nft.Dial(0)
 	if err != nil {
 		_ = events.Close()
 		return nil, err
 	}
-	family := nftables.TableFamilyIPv4
-	if v6 {
-		family = nftables.TableFamilyIPv6
+	t := &Tracer{conn: conn, events: events, Port: port, Protocol: protocol, V6: v6, table: nft.Table{Family: nft.FamilyOf(v6), Name: traceName(port)}}
+	err = conn.Commit(t.rules((*nft.Tx).AddOwnedTable))
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = conn.Commit(t.rules((*nft.Tx).AddTable))
 	}
-	t := &Tracer{conn: conn, events: events, Port: port, Protocol: protocol, V6: v6,
-		table: conn.AddTable(&nftables.Table{Family: family, Name: traceName(port)})}
-	for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
-		priority := nftables.ChainPriority(-350)
-		chain := conn.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority})
-		for _, offset := range []uint32{0, 2} { // source port, destination port
-			conn.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: t.match(offset)})
-		}
-	}
-	if err := conn.Flush(); err != nil {
-		_ = events.Close()
+	if err != nil {
+		_, _ = conn.Close(), events.Close()
 		return nil, fmt.Errorf("trace: %w", err)
 	}
 	return t, nil
 }
 
-func traceName(port uint16) string { return fmt.Sprintf("podlane-trace-%d", port) }
+func (t *Tracer) rules(addTable func(*nft.Tx, nft.Table)) *nft.Tx {
+	tx := &nft.Tx{}
+	addTable(tx, t.table)
+	protocol := nft.L4Is(uint8(t.Protocol), strings.ToLower(t.Protocol.String()))
+	for _, chain := range []nft.Chain{
+		{Table: t.table, Name: "in", Hook: nft.Prerouting, Type: "filter", Priority: beforeAll},
+		{Table: t.table, Name: "out", Hook: nft.Output, Type: "filter", Priority: beforeAll},
+	} {
+		tx.AddChain(chain)
+		tx.AddRule(chain, nft.NewRule(protocol, nft.SportIs(t.Port), nft.Trace()))
+		tx.AddRule(chain, nft.NewRule(protocol, nft.DportIs(t.Port), nft.Trace()))
+	}
+	return tx
+}
+
+func traceName(port uint16) string { return fmt.Sprintf("%strace-%d", nft.Prefix, port) }
 
 // Tracing waits until a Tracer of that port is at work in the calling thread's
 // network namespace, and gives false where none is in time.
 func Tracing(ctx context.Context, port uint16, v6 bool) (bool, error) {
-	family := nftables.TableFamilyIPv4
-	if v6 {
-		family = nftables.TableFamilyIPv6
-	}
-	conn, err := nftables.New()
+	conn, err := nft.Dial(0)
 	if err != nil {
 		return false, err
 	}
+	defer conn.Close()
+	table := nft.Table{Family: nft.FamilyOf(v6), Name: traceName(port)}
 	for {
-		tables, err := conn.ListTablesOfFamily(family)
-		if err != nil {
-			return false, err
-		}
-		for _, t := range tables {
-			if t.Name == traceName(port) {
-				return true, nil
-			}
+		tables, err := conn.Tables()
+		if err != nil || slices.Contains(tables, table) {
+			return err == nil, err
 		}
 		select {
 		case <-ctx.Done():
@@ -134,21 +138,11 @@ func Tracing(ctx context.Context, port uint16, v6 bool) (bool, error) {
 	}
 }
 
-func (t *Tracer) match(offset uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(t.Protocol)}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(t.Port)},
-		&expr.Immediate{Register: 1, Data: []byte{1}},
-		&expr.Meta{Key: expr.MetaKeyNFTRACE, SourceRegister: true, Register: 1},
-	}
-}
-
 // Stop removes the table.
 func (t *Tracer) Stop() error {
-	t.conn.DelTable(t.table)
-	return errors.Join(t.conn.Flush(), t.events.Close())
+	tx := &nft.Tx{}
+	tx.DeleteTable(t.table)
+	return errors.Join(t.conn.Commit(tx), t.conn.Close(), t.events.Close())
 }
 
 // Collect reads what the kernel reports until ctx ends, and then the connection's

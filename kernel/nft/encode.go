@@ -78,7 +78,13 @@ func (b *batch) op(i int, o *txOp) {
 	switch {
 	case o.table != nil:
 		b.message(i, 0, pick(o.verb, msgNewTable, msgDelTable), createFlags(o.verb), o.table.Family,
-			func(a attrs) attrs { return a.str(tableName, o.table.Name) })
+			func(a attrs) attrs {
+				a = a.str(tableName, o.table.Name)
+				if o.owned {
+					a = a.u32(tableFlags, tableOwner)
+				}
+				return a
+			})
 	case o.rule != nil:
 		b.message(i, 0, msgNewRule, flagCreate|flagAppend, o.chain.Table.Family, o.encodeRule)
 	case o.chain != nil && o.verb == flush:

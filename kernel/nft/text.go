@@ -21,6 +21,8 @@ func (tx *Tx) String() string {
 func (o *txOp) text() string {
 	v := verbNames[o.verb]
 	switch {
+	case o.table != nil && o.owned:
+		return fmt.Sprintf("%s table %s { flags owner; }", v, o.table)
 	case o.table != nil:
 		return fmt.Sprintf("%s table %s", v, o.table)
 	case o.rule != nil:

@@ -35,6 +35,7 @@ var verbNames = [...]string{"add", "create", "delete", "flush"}
 type txOp struct {
 	verb  verb
 	table *Table
+	owned bool // the table goes with the connection
 	chain *Chain
 	set   *Set
 	rule  *Rule
@@ -67,6 +68,10 @@ func (tx *Tx) Err() error { return tx.err }
 
 // AddTable adds a table.
 func (tx *Tx) AddTable(t Table) { tx.push(txOp{verb: add, table: &t}) }
+
+// AddOwnedTable adds a table that the kernel deletes when the connection ends, by whatever death of its process. Nobody
+// else can change it. Kernels before 5.12 refuse it, with EINVAL or EOPNOTSUPP.
+func (tx *Tx) AddOwnedTable(t Table) { tx.push(txOp{verb: add, table: &t, owned: true}) }
 
 // DeleteTable deletes a table with all it holds. A table that may be missing is
 // added first.

@@ -30,7 +30,9 @@ const (
 
 // Attributes of the objects.
 const (
-	tableName = 1
+	tableName  = 1
+	tableFlags = 2
+	tableOwner = 2 // NFT_TABLE_F_OWNER
 
 	chainTable   = 1
 	chainName    = 3
