@@ -117,15 +117,18 @@ func newClients(c *rest.Config) (clients, error) {
 	return out, nil
 }
 
-// core gives a client of the API's core group, and asks nothing of the server.
-func (o Options) core() (rest.Interface, error) {
+// connect makes the clients, and asks nothing of the server.
+func (o Options) connect() (*rest.Config, clients, error) {
 	c, err := o.rest()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all, err := newClients(c)
-	if err != nil {
-		return nil, err
-	}
-	return all[corev1.SchemeGroupVersion], nil
+	return c, all, err
+}
+
+// core gives a client of the API's core group.
+func (o Options) core() (rest.Interface, error) {
+	_, all, err := o.connect()
+	return all[corev1.SchemeGroupVersion], err
 }

@@ -1,22 +1,18 @@
 package kube
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/podexec"
 )
 
 // Exec runs a command in a container and gives what it prints. Where ctx ends
@@ -27,29 +23,18 @@ func (u *User) Exec(ctx context.Context, at Place, argv []string, stdin io.Reade
 	url := u.core().Post().Resource("pods").Namespace(at.Namespace).Name(at.Pod).SubResource("exec").VersionedParams(&corev1.PodExecOptions{
 		Container: at.Container, Command: argv, Stdin: stdin != nil, Stdout: true, Stderr: true,
 	}, parameters).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(u.config, http.MethodPost, url)
+	e, err := podexec.Open(u.config, url)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	ws, err := remotecommand.NewWebSocketExecutor(u.config, http.MethodGet, url.String())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+	out, said, err := podexec.Output(ctx, e, stdin)
+	switch {
+	case err != nil && said != "":
+		return out, fmt.Errorf("pod %s/%s: %s", at.Namespace, at.Pod, said)
+	case err != nil:
+		return out, u.plain(what, err)
 	}
-	// An API server of before 1.31 speaks SPDY only, and one that refuses says why in
-	// SPDY alone. A command that failed is not run again.
-	e, err := remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool { return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) })
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	var out, errs bytes.Buffer
-	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &out, Stderr: &errs})
-	if text := strings.TrimSpace(errs.String()); err != nil && text != "" {
-		return out.Bytes(), fmt.Errorf("pod %s/%s: %w", at.Namespace, at.Pod, errors.New(strings.TrimPrefix(text, "podlane: ")))
-	}
-	if err != nil {
-		return out.Bytes(), u.plain(what, err)
-	}
-	return out.Bytes(), nil
+	return out, nil
 }
 
 // RunBeside runs an image's command in the network namespace of a running pod, as

@@ -44,11 +44,7 @@ var policies = schema.GroupVersionResource{Group: "networking.k8s.io", Version: 
 
 // NewPolicies reads the kubeconfig and asks nothing of the server.
 func NewPolicies(o Options) (*Policies, error) {
-	c, err := o.rest()
-	if err != nil {
-		return nil, err
-	}
-	all, err := newClients(c)
+	c, all, err := o.connect()
 	if err != nil {
 		return nil, err
 	}

@@ -61,12 +61,12 @@ type Source struct {
 
 // New makes a Source. It reads the kubeconfig and asks nothing of the server.
 func New(o Options) (*Source, error) {
-	c, err := o.rest()
+	_, cs, err := o.connect()
 	if err != nil {
 		return nil, err
 	}
 	s := &Source{
-		kinds: kindsOf(o.Kinds, o.Node), log: o.Log, out: make(newest.Chan[*cluster.Snapshot], 1),
+		clients: cs, kinds: kindsOf(o.Kinds, o.Node), log: o.Log, out: make(newest.Chan[*cluster.Snapshot], 1),
 		wake: make(chan struct{}, 1), builder: cluster.NewBuilder(),
 		troubles: map[string]trouble{}, logged: map[string]time.Time{},
 	}
@@ -75,9 +75,6 @@ func New(o Options) (*Source, error) {
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
-	}
-	if s.clients, err = newClients(c); err != nil {
-		return nil, err
 	}
 	for _, k := range s.kinds {
 		s.stores = append(s.stores, &store{Source: s, kind: k, keys: map[cluster.Key]bool{}})

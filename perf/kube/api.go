@@ -1,12 +1,11 @@
 package kube
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 
 	"github.com/go-logr/logr"
@@ -22,7 +21,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/klog/v2"
-	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/podlane/podlane/internal/podexec"
 )
 
 // The two API groups that are used: the clientset of all would be tens of megabytes.
@@ -105,6 +105,16 @@ func plain(err error) error {
 	return err
 }
 
+// version is that of the cluster, "" where it is not told.
+func (a *api) version(ctx context.Context) string {
+	text, err := a.core.Get().AbsPath("/version").Do(ctx).Raw()
+	var info struct{ GitVersion string }
+	if err != nil || json.Unmarshal(text, &info) != nil {
+		return ""
+	}
+	return info.GitVersion
+}
+
 func (a *api) nodes(ctx context.Context) ([]corev1.Node, error) {
 	list := &corev1.NodeList{}
 	if err := a.core.Get().Resource("nodes").Do(ctx).Into(list); err != nil {
@@ -152,19 +162,7 @@ func (a *api) namespaceGone(ctx context.Context, name string) bool {
 
 // stream opens exec or attach of a pod's container.
 func (a *api) stream(namespace, pod, what string, options runtime.Object) (remotecommand.Executor, error) {
-	url := a.core.Post().Resource("pods").Namespace(namespace).Name(pod).SubResource(what).VersionedParams(options, parameters).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(a.config, http.MethodPost, url)
-	if err != nil {
-		return nil, err
-	}
-	ws, err := remotecommand.NewWebSocketExecutor(a.config, http.MethodGet, url.String())
-	if err != nil {
-		return nil, err
-	}
-	// An API server of before 1.31, and some proxies, speak SPDY only. A command that failed is not run again.
-	return remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool {
-		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
-	})
+	return podexec.Open(a.config, a.core.Post().Resource("pods").Namespace(namespace).Name(pod).SubResource(what).VersionedParams(options, parameters).URL())
 }
 
 // exec runs a command in a pod.
@@ -173,12 +171,11 @@ func (a *api) exec(ctx context.Context, namespace, pod string, argv []string) ([
 	if err != nil {
 		return nil, err
 	}
-	var out, errs bytes.Buffer
-	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errs})
-	if text := strings.TrimSpace(errs.String()); err != nil && text != "" {
-		err = errors.New(strings.TrimPrefix(text, "podlane: "))
+	out, said, err := podexec.Output(ctx, e, nil)
+	if said != "" {
+		err = errors.New(said)
 	}
-	return out.Bytes(), err
+	return out, err
 }
 
 // attach holds a pod's standard input open until ctx ends.
