@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 type takeoverDNSFlags struct {
 	kubeconfig, service, daemonSet, configMap string
 	ips                                       string
-	yes, undo, createOnly                     bool
+	yes, undo, createOnly, json               bool
 	wait                                      time.Duration
 }
 
@@ -48,6 +49,7 @@ ConfigMaps and DaemonSets of the namespace.`,
 	fl := cmd.Flags()
 	fl.BoolVar(&f.yes, "yes", false, "do it; without, only print the steps")
 	fl.BoolVar(&f.undo, "undo", false, "switch the Service back to the server that it led to")
+	fl.BoolVar(&f.json, "json", false, "print one JSON document instead of the steps")
 	fl.BoolVar(&f.createOnly, "create-only", false, "change no Service that is there")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; without: the service account of this pod")
 	fl.StringVar(&f.service, "service", "kube-system/kube-dns", "the Service of the cluster's DNS: namespace/name")
@@ -84,6 +86,25 @@ func (f takeoverDNSFlags) options() (kubedns.Options, error) {
 	return o, nil
 }
 
+// What `takeover dns` does to the Service.
+const (
+	dnsMake    = "make"
+	dnsOver    = "over"
+	dnsBack    = "back"
+	dnsNothing = "none"
+)
+
+// takeoverDNSReport is what `takeover dns --json` prints, also where it failed.
+type takeoverDNSReport struct {
+	Found  kubedns.Found `json:"found"` // before
+	Action string        `json:"action"`
+	Done   bool          `json:"done"`  // false: nothing to do, only printed (without --yes), or failed
+	Steps  []string      `json:"steps"` // in words
+	// NotTakenOver are lines of the other server's settings that podlane dns has nothing for.
+	NotTakenOver []string `json:"not_taken_over,omitempty"`
+	Error        string   `json:"error,omitempty"`
+}
+
 func (f takeoverDNSFlags) run(cmd *cobra.Command) error {
 	o, err := f.options()
 	if err != nil {
@@ -93,41 +114,68 @@ func (f takeoverDNSFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	s, err := kubedns.Read(ctx, api, o)
+	s, err := kubedns.Read(cmd.Context(), api, o)
 	if err != nil {
 		return fmt.Errorf("takeover: %w", err)
 	}
-	fmt.Fprintln(out, "found:", s)
-	if err := f.step(ctx, out, s); err != nil {
+	out := cmd.OutOrStdout()
+	if f.json {
+		err = f.document(cmd.Context(), out, s)
+	} else {
+		fmt.Fprintln(out, "found:", s)
+		err = f.step(cmd.Context(), out, s)
+	}
+	if err != nil {
 		return fmt.Errorf("takeover: %w", err)
 	}
 	return nil
 }
 
+func (f takeoverDNSFlags) document(ctx context.Context, out io.Writer, s *kubedns.State) error {
+	report := takeoverDNSReport{Found: s.Found(), Action: f.action(s)}
+	if c, err := corefile.Translate(s.Corefile()); err == nil && report.Action == dnsOver {
+		for _, p := range c.Problems {
+			report.NotTakenOver = append(report.NotTakenOver, p.String())
+		}
+	}
+	var words bytes.Buffer
+	err := f.step(ctx, &words, s)
+	report.Steps = strings.FieldsFunc(words.String(), func(r rune) bool { return r == '\n' })
+	report.Done = f.yes && err == nil && report.Action != dnsNothing
+	if err != nil {
+		report.Error = err.Error()
+	}
+	return errors.Join(err, printJSON(out, report))
+}
+
+// action is what is to be done, which a Service or a flag may yet forbid.
+func (f takeoverDNSFlags) action(s *kubedns.State) string {
+	switch {
+	case f.undo:
+		return dnsBack
+	case s.Missing():
+		return dnsMake
+	case s.Ours() || f.createOnly:
+		return dnsNothing
+	}
+	return dnsOver
+}
+
 func (f takeoverDNSFlags) step(ctx context.Context, out io.Writer, s *kubedns.State) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, f.wait, fmt.Errorf("not so within %s (--wait)", f.wait))
 	defer cancel()
-	switch {
-	case f.undo && s.Missing():
-		return errors.New("there is no Service to switch back")
-	case f.undo && f.yes:
-		return s.Back(ctx, out)
-	case f.undo:
-		return f.printed(out, s.PrintBack(out))
-	case s.Missing() && f.yes:
-		return s.Make(ctx, out)
-	case s.Missing():
+	switch f.action(s) {
+	case dnsBack:
+		return f.back(ctx, out, s)
+	case dnsMake:
+		if f.yes {
+			return s.Make(ctx, out)
+		}
 		return f.printed(out, s.PrintMissing(ctx, out))
-	case s.Ours():
-		_, err := fmt.Fprintln(out, "nothing to do")
-		return err
+	case dnsNothing:
+		return f.nothing(out, s)
 	}
 	if err := s.Check(); err != nil {
-		return err
-	}
-	if f.createOnly {
-		_, err := fmt.Fprintln(out, "nothing was changed: `podlane takeover dns` shows how the Service comes to lead to podlane dns, and with --yes does it")
 		return err
 	}
 	if err := printSettings(out, s); err != nil {
@@ -142,6 +190,28 @@ func (f takeoverDNSFlags) step(ctx context.Context, out io.Writer, s *kubedns.St
 	}
 	s.PrintOver(out)
 	return f.printed(out, nil)
+}
+
+func (f takeoverDNSFlags) back(ctx context.Context, out io.Writer, s *kubedns.State) error {
+	switch {
+	case s.Missing():
+		return errors.New("there is no Service to switch back")
+	case f.yes:
+		return s.Back(ctx, out)
+	}
+	return f.printed(out, s.PrintBack(out))
+}
+
+func (f takeoverDNSFlags) nothing(out io.Writer, s *kubedns.State) error {
+	if s.Ours() {
+		_, err := fmt.Fprintln(out, "nothing to do")
+		return err
+	}
+	if err := s.Check(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, "nothing was changed: `podlane takeover dns` shows how the Service comes to lead to podlane dns, and with --yes does it")
+	return err
 }
 
 func (f takeoverDNSFlags) printed(out io.Writer, err error) error {

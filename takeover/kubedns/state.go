@@ -137,6 +137,34 @@ func (s *State) String() string {
 	return fmt.Sprintf("Service %s at %s, which leads to %s%s", s.Service, strings.Join(s.service.Spec.ClusterIPs, " "), who, own)
 }
 
+// Found is what there is, as a document.
+type Found struct {
+	Service   string   `json:"service"`
+	Addresses []string `json:"addresses,omitempty"`
+	// LeadsTo is "podlane", "others", "endpoints made by hand", or empty where there is no Service.
+	LeadsTo   string            `json:"leads_to,omitempty"`
+	Selector  map[string]string `json:"selector,omitempty"`
+	DaemonSet string            `json:"daemonset"`
+	Ready     int               `json:"ready"` // of the DaemonSet's pods
+	Desired   int               `json:"desired"`
+}
+
+// Found gives what String says.
+func (s *State) Found() Found {
+	f := Found{Service: s.Service.String(), DaemonSet: s.DaemonSet.String(), Ready: s.own.Status.Ready, Desired: s.own.Status.Desired}
+	if s.Missing() {
+		return f
+	}
+	f.Addresses, f.Selector, f.LeadsTo = s.service.Spec.ClusterIPs, s.service.Spec.Selector, "others"
+	switch {
+	case s.Ours():
+		f.LeadsTo = "podlane"
+	case len(f.Selector) == 0:
+		f.LeadsTo = "endpoints made by hand"
+	}
+	return f
+}
+
 // Check says why the Service cannot be switched over.
 func (s *State) Check() error {
 	switch spec := s.service.Spec; {
