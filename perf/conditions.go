@@ -2,6 +2,7 @@ package perf
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ const (
 	muchLoad    = 0.10  // of the CPUs, by others
 	tooMuchLoad = 0.5   // from here on what is measured takes from what is subtracted
 	muchLost    = 0.001 // of TCP's segments, sent again
+	muchHeldUp  = 0.01  // of the measurements' time, by a CPU limit
 	surely      = 0.01  // chance of a trend without one
 )
 
@@ -34,6 +36,9 @@ func warnings(e *Evaluation) []string {
 	add(used.idle && used.others > tooMuchLoad, "CPU costs are left out: what a path used cannot be told from that")
 	add(used.segments > 0 && float64(used.resent)/used.segments > muchLost, "TCP sent %d segments again: packets were lost on the way", used.resent)
 	add(used.retried > 0, "%d of %d measurements failed at first and were made again", used.retried, len(e.Cells))
+	for at, part := range used.throttled {
+		add(part > muchHeldUp, "the CPU limit of the %s' containers held them up for %.0f %% of the time: it is part of the figures", [2]string{"clients", "servers"}[at], 100*part)
+	}
 	add(used.dropped > 0, "the devices at the paths' ends dropped %d packets", used.dropped)
 	return append(ws, trends(e)...)
 }
@@ -119,10 +124,11 @@ type used struct {
 	retried           int
 	segments          float64
 	stolen, all, busy float64
+	throttled         [2]float64 // parts of the measurements' time: clients, servers
 }
 
 func usage(e *Evaluation) (u used) {
-	rested := 0.0
+	rested, measured := 0.0, 0.0
 	for _, c := range e.Cells {
 		r := c.Result
 		if c.Retried != "" {
@@ -141,6 +147,14 @@ func usage(e *Evaluation) (u used) {
 				}
 			}
 		}
+		measured += spent(r.Local, qperf.Real)
+		if g := r.Groups; g != nil {
+			for at, end := range []*qperf.GroupTime{g.Local, g.Remote} {
+				if end != nil {
+					u.throttled[at] += end.Throttled
+				}
+			}
+		}
 		if !r.Test.UDP() {
 			u.resent += uint64(r.Path.Retransmits)
 			u.segments += max(float64(r.Local.Sent.Bytes)/1448, float64(r.Local.Sent.Messages)) // 1448: of a frame of 1514
@@ -148,6 +162,9 @@ func usage(e *Evaluation) (u used) {
 		if r.Drops != nil {
 			u.dropped += r.Drops.Local.Device + r.Drops.Remote.Device
 		}
+	}
+	for at := range u.throttled {
+		u.throttled[at] /= max(measured, math.SmallestNonzeroFloat64)
 	}
 	if u.all > 0 {
 		u.steal = u.stolen / u.all

@@ -76,6 +76,8 @@ func TestWarnings(t *testing.T) {
 		{"retransmits", func(e *Evaluation) { e.Cells[1].Result.Path.Retransmits = 5000 }, []string{"TCP sent 5000 segments again"}},
 		{"few of them", func(e *Evaluation) { e.Cells[1].Result.Path.Retransmits = 5 }, nil},
 		{"drops", func(e *Evaluation) { e.Cells[1].Result.Drops = &qperf.BothDrops{Remote: qperf.Drops{Device: 7}} }, []string{"dropped 7 packets"}},
+		{"throttled", func(e *Evaluation) { e.Cells[1].Result.Groups.Remote.Throttled = 0.14 }, []string{"the CPU limit of the servers' containers held them up for 10 %"}},
+		{"throttled a little", func(e *Evaluation) { e.Cells[1].Result.Groups.Local.Throttled = 0.01 }, nil},
 		{"retried", func(e *Evaluation) { e.Cells[1].Retried = "no answer" }, []string{"1 of 4 measurements failed at first"}},
 	} {
 		e := fine()

@@ -29,12 +29,17 @@ type CPUKinds struct {
 	Engine      float64 `json:"engine"`
 	EngineCalls float64 `json:"engine_calls"`
 	Network     float64 `json:"network"`
+	// Group is what the end's whole cgroup used, on a cluster its container; 0 where that is not known of every
+	// measurement, and where both ends are on one machine, as it may be the same cgroup then.
+	Group float64 `json:"cgroup,omitempty"`
 }
 
 // sum adds up one end's cells and the idle time that belongs to them, in seconds.
 type sum struct {
 	kinds  CPUKinds
 	engine qperf.CPUTime
+	group  float64
+	alone  bool // a cell had no cgroup of its own
 }
 
 // cpuCost is nil where no idle cells were measured, other work filled the machine, or the test
@@ -55,12 +60,19 @@ func (e *Evaluation) cpuCost(path string, t qperf.Test) *CPUCost {
 		}
 		client.add(c.Result.Local, rest.Local, c.Result.Engine.Local)
 		server.add(c.Result.Remote, rest.Remote, c.Result.Engine.Remote)
+		if groups := c.Result.Groups; groups != nil {
+			client.addGroup(groups.Local)
+			server.addGroup(groups.Remote)
+		} else {
+			client.alone, server.alone = true, true
+		}
 		per += work(c.Result)
 	}
 	if cost.Unit == "" || per == 0 || usage(e).others > tooMuchLoad {
 		return nil
 	}
 	if cost.OneMachine { // both read the same clocks
+		client.alone = true
 		client.engine.User += server.engine.User
 		client.engine.System += server.engine.System
 		cost.Client = client.cost(per)
@@ -124,6 +136,14 @@ func (s *sum) add(cell, rest *qperf.Stat, engine qperf.CPUTime) {
 	s.engine.System += engine.System
 }
 
+func (s *sum) addGroup(g *qperf.GroupTime) {
+	if g == nil {
+		s.alone = true
+		return
+	}
+	s.group += g.User + g.System
+}
+
 // spent is one clock's time during the cell, in seconds.
 func spent(s *qperf.Stat, index int) float64 {
 	if s.TicksPerSecond == 0 {
@@ -136,7 +156,10 @@ func (s *sum) cost(per float64) *CPUKinds {
 	k := s.kinds
 	k.Engine, k.EngineCalls = s.engine.User+s.engine.System, s.engine.System
 	k.Network = max(k.Total-k.Engine, 0)
-	for _, v := range []*float64{&k.User, &k.System, &k.SoftIRQ, &k.IRQ, &k.Steal, &k.IOWait, &k.Total, &k.Engine, &k.EngineCalls, &k.Network} {
+	if !s.alone {
+		k.Group = s.group
+	}
+	for _, v := range []*float64{&k.Group, &k.User, &k.System, &k.SoftIRQ, &k.IRQ, &k.Steal, &k.IOWait, &k.Total, &k.Engine, &k.EngineCalls, &k.Network} {
 		*v /= per
 	}
 	return &k

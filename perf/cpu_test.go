@@ -44,7 +44,8 @@ func booked(test qperf.Test, oneMachine bool) *Evaluation {
 		r := &qperf.Result{Test: test, Figures: &qperf.Figures{},
 			Local:  clocksOf(at, 0.5, 0.10, 0.02, 0.20, 0.4, 0.05, 0.01, 0.08, 0.03),
 			Remote: clocksOf(at, 0.5, 0.05, 0, 0.30, 0.4, 0, 0, 0.12, 0.01),
-			Engine: &qperf.Engine{Local: qperf.CPUTime{User: 0.08, System: 0.15}, Remote: qperf.CPUTime{User: 0.04, System: 0.25}}}
+			Engine: &qperf.Engine{Local: qperf.CPUTime{User: 0.08, System: 0.15}, Remote: qperf.CPUTime{User: 0.04, System: 0.25}},
+			Groups: &qperf.BothGroups{Local: &qperf.GroupTime{CPUTime: qperf.CPUTime{User: 0.09, System: 0.16}}, Remote: &qperf.GroupTime{CPUTime: qperf.CPUTime{User: 0.05, System: 0.26}}}}
 		r.Local.Sent = qperf.Counters{Bytes: 1e9, Messages: 1e5}
 		r.Local.Received, r.Remote.Received = qperf.Counters{Bytes: 1e5, Messages: 1e5}, qperf.Counters{Bytes: 8e8, Messages: 1e5}
 		e.Cells = append(e.Cells, Cell{Round: round, Path: NodeNode, Result: rest}, Cell{Round: round, Path: NodeNode, Result: r})
@@ -56,8 +57,8 @@ func booked(test qperf.Test, oneMachine bool) *Evaluation {
 // long, in total without steal and iowait, per what was carried, and the network's share without the engine's.
 func TestCPUCost_knownInput(t *testing.T) {
 	// Of one round, 2.5 times the idle taken off.
-	client := CPUKinds{User: 0.095, System: 0.15, SoftIRQ: 0.07, IRQ: 0.01, Steal: 0.025, IOWait: 0.035, Total: 0.325, Engine: 0.23, EngineCalls: 0.15, Network: 0.095}
-	server := CPUKinds{User: 0.025, System: 0.25, SoftIRQ: 0.11, IRQ: 0, Steal: 0.005, IOWait: -0.015, Total: 0.385, Engine: 0.29, EngineCalls: 0.25, Network: 0.095}
+	client := CPUKinds{User: 0.095, System: 0.15, SoftIRQ: 0.07, IRQ: 0.01, Steal: 0.025, IOWait: 0.035, Total: 0.325, Engine: 0.23, EngineCalls: 0.15, Network: 0.095, Group: 0.25}
+	server := CPUKinds{User: 0.025, System: 0.25, SoftIRQ: 0.11, IRQ: 0, Steal: 0.005, IOWait: -0.015, Total: 0.385, Engine: 0.29, EngineCalls: 0.25, Network: 0.095, Group: 0.31}
 	for _, c := range []struct {
 		test qperf.Test
 		unit string
@@ -75,7 +76,7 @@ func TestCPUCost_knownInput(t *testing.T) {
 	}
 	// Both ends read the same clocks: the machine once, and both engines off it.
 	one := client
-	one.Engine, one.EngineCalls, one.Network = 0.52, 0.40, 0
+	one.Engine, one.EngineCalls, one.Network, one.Group = 0.52, 0.40, 0, 0
 	got := booked(qperf.TCPLatency, true).cpuCost(NodeNode, qperf.TCPLatency)
 	if got == nil || !got.OneMachine || got.Server != nil {
 		t.Fatalf("one machine: %+v", got)
@@ -86,7 +87,7 @@ func TestCPUCost_knownInput(t *testing.T) {
 func near(t *testing.T, what string, got, want CPUKinds, work float64) {
 	t.Helper()
 	fields := func(k CPUKinds) []float64 {
-		return []float64{k.User, k.System, k.SoftIRQ, k.IRQ, k.Steal, k.IOWait, k.Total, k.Engine, k.EngineCalls, k.Network}
+		return []float64{k.User, k.System, k.SoftIRQ, k.IRQ, k.Steal, k.IOWait, k.Total, k.Engine, k.EngineCalls, k.Network, k.Group}
 	}
 	for i, w := range fields(want) {
 		if g := fields(got)[i]; math.Abs(g-w/work) > 1e-6 {
@@ -119,6 +120,11 @@ func TestCPUCost_none(t *testing.T) {
 	}
 	if got := booked(qperf.UDPSearch, false).cpuCost(NodeNode, qperf.UDPSearch); got != nil {
 		t.Errorf("of a search: %+v", got)
+	}
+	unknown := booked(qperf.TCPBandwidth, false)
+	unknown.Cells[1].Result.Groups.Remote = nil
+	if got := unknown.cpuCost(NodeNode, qperf.TCPBandwidth); got.Client.Group == 0 || got.Server.Group != 0 {
+		t.Errorf("a cgroup that is not known of one measurement: %+v %+v", got.Client, got.Server)
 	}
 	e := booked(qperf.TCPBandwidth, false)
 	for _, c := range e.Cells {

@@ -23,8 +23,13 @@ type Step struct {
 	Adds   float64    `json:"adds"`   // the typical difference
 	Low    float64    `json:"low"`    // 95 % interval of it; 0 and 0 with fewer than six rounds
 	High   float64    `json:"high"`
-	CPU    float64    `json:"cpu,omitempty"` // what it adds to the CPU cost of both ends
-	Cost   string     `json:"cpu_unit,omitempty"`
+	// Ratio is the median over the rounds of To's figure to From's of the same round, with its 95 % interval.
+	Ratio     float64 `json:"ratio,omitempty"`
+	RatioLow  float64 `json:"ratio_low,omitempty"`
+	RatioHigh float64 `json:"ratio_high,omitempty"`
+
+	CPU  float64 `json:"cpu,omitempty"` // what it adds to the CPU cost of both ends
+	Cost string  `json:"cpu_unit,omitempty"`
 }
 
 // Decompose says which parts the way has; the evaluation's Steps are made of them.
@@ -46,6 +51,8 @@ func (e *Evaluation) decompose(parts []Part) (steps []Step) {
 			}
 			s := Step{Test: t, Part: p.Name, From: p.From, To: p.To, Unit: t.Unit(), Before: stats.Median(from)}
 			s.Adds, s.Low, s.High, _ = stats.Shift(ds, Confidence) // too few rounds: no interval
+			ratio, _ := stats.Paired(to, from, Confidence)         // likewise
+			s.Ratio, s.RatioLow, s.RatioHigh = ratio.Median, ratio.Low, ratio.High
 			if a, b := e.cpuCost(p.From, t), e.cpuCost(p.To, t); a != nil && b != nil {
 				s.CPU, s.Cost = b.total()-a.total(), a.Unit
 			}

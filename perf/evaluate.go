@@ -197,9 +197,9 @@ func usable(r *qperf.Result, t qperf.Test) error {
 	switch {
 	case r.Version != 1 || r.Test != t:
 		return fmt.Errorf("the client answered with version %d of a %q", r.Version, r.Test)
-	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP() && t != qperf.Rest):
+	case t == qperf.Conf && r.Conf == nil, t != qperf.Conf && (r.Figures == nil || r.Latency == nil && t.Latency() || r.Loss == nil && t.UDP() && t != qperf.Rest || r.Search == nil && t == qperf.UDPSearch):
 		return errors.New("the client's answer has parts missing")
-	case t == qperf.UDPSearch && r.Search != nil && r.Search.NoLoss == 0:
+	case t == qperf.UDPSearch && r.Search.NoLoss == 0:
 		return errors.New("datagrams were lost at every rate")
 	case t.Unit() != "" && !(r.Value() > 0):
 		return errors.New("nothing was received")
@@ -226,6 +226,7 @@ func (e *Evaluation) argv(s step) []string {
 	}
 	option("-m", s.test == qperf.UDPBandwidth || s.test == qperf.UDPSearch, float64(c.Datagram))
 	option("--streams", s.test == qperf.TCPStreams, float64(c.Streams))
+	option("--pace", s.test == qperf.TCPBandwidth || s.test == qperf.TCPStreams, c.Pace)
 	option("--rate", s.test == qperf.UDPOpen, c.Rate)
 	option("--rate", s.test.UDP() && !s.test.Latency(), c.MaxRate)
 	return append(argv, s.path.Address, string(s.test))

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -65,6 +66,7 @@ type Config struct {
 	Streams   int           // of tcp_streams; 0 means 4
 	Rate      float64       // of udp_open, messages/s; 0 means 1,000
 	MaxRate   float64       // cap on udp_bw, udp_pps and udp_max, messages/s; 0 means none
+	Pace      float64       // cap on tcp_bw and tcp_streams, bytes/s; 0 means none
 	Idle      bool          // measure in each round what the machines do anyway: CPU figures need it
 	Seed      uint64        // of the order; 0 means a random one
 	Binary    string        // the podlane program where Exec runs; "" means this one
@@ -204,6 +206,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("measurements of %s: too short, needs 50ms at least", c.Duration)
 	case !(c.Rate >= 0 && c.MaxRate >= 0):
 		return fmt.Errorf("rates of %g and %g a second: not below 0", c.Rate, c.MaxRate)
+	case !(c.Pace >= 0 && c.Pace <= math.MaxInt32):
+		return fmt.Errorf("a pace of %g bytes a second: not from 0 to %d", c.Pace, math.MaxInt32)
 	case c.Streams < 0 || c.Streams > qperf.MaxStreams:
 		return fmt.Errorf("%d streams: not from 1 to %d", c.Streams, qperf.MaxStreams)
 	}

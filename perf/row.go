@@ -20,6 +20,8 @@ type Row struct {
 	Median float64    `json:"median"`
 	Q1     float64    `json:"q1"`
 	Q3     float64    `json:"q3"`
+	Low    float64    `json:"low,omitempty"` // 95 % interval of the typical round's figure; none with fewer than six
+	High   float64    `json:"high,omitempty"`
 	Unit   string     `json:"unit"` // "bytes/s" or "s" (one way)
 	// RatioToNode is the median over the rounds of this path's figure to node to node's of the same round.
 	RatioToNode float64   `json:"ratio_to_node"`
@@ -36,6 +38,7 @@ type Row struct {
 
 	Wire         float64             `json:"wire,omitempty"`         // bandwidth: Median with the headers down to Ethernet's, bytes/s
 	HalfPercent  float64             `json:"half_percent,omitempty"` // udp_max: the median rate with 0.5 % of loss, bytes/s
+	HalfRatio    *RatioOf            `json:"half_percent_ratio,omitempty"`
 	CPU          *CPUCost            `json:"cpu,omitempty"`
 	MsgSize      int                 `json:"msg_size"`               // bytes
 	SendMedian   float64             `json:"send_median,omitempty"`  // udp_bw: bytes/s that left the client
@@ -45,6 +48,13 @@ type Row struct {
 	Retransmits  uint64              `json:"retransmits,omitempty"`  // TCP: segments, all rounds
 	Distribution *qperf.Distribution `json:"distribution,omitempty"` // latency: all rounds together
 	Quantiles    []Quantile          `json:"quantiles,omitempty"`    // latency: how much they differ between rounds
+}
+
+// RatioOf is a figure's ratio to the base path's of the same round: the median of the rounds, and the 95 % interval.
+type RatioOf struct {
+	Median float64 `json:"median"`
+	Low    float64 `json:"low,omitempty"` // of the base itself there is none
+	High   float64 `json:"high,omitempty"`
 }
 
 // A Quantile is what one part of the messages took at most, of each round by itself: the median of the rounds and
@@ -107,6 +117,9 @@ func (e *Evaluation) row(path string, t qperf.Test, base []*qperf.Result) (Row, 
 	row := Row{Path: path, Test: t, Unit: t.Unit(), Rounds: each(results, (*qperf.Result).Value), MsgSize: results[0].MsgSize}
 	s := stats.Summarize(row.Rounds)
 	row.Median, row.Q1, row.Q3 = s.Median, s.Q1, s.Q3
+	if _, low, high, err := stats.Shift(row.Rounds, Confidence); err == nil {
+		row.Low, row.High = min(low, s.Median), max(high, s.Median)
+	}
 	ratio, err := stats.Paired(row.Rounds, each(base, (*qperf.Result).Value), Confidence)
 	if err != nil && !errors.Is(err, stats.ErrTooFew) {
 		return row, err
@@ -117,7 +130,26 @@ func (e *Evaluation) row(path string, t qperf.Test, base []*qperf.Result) (Row, 
 	}
 	row.Wire = wire(e.mtu(path), results[0], row.Median)
 	row.CPU = e.cpuCost(path, t)
+	if t == qperf.UDPSearch {
+		return row, row.halfPercent(results, base, path == e.Base)
+	}
 	return row, row.extras(results)
+}
+
+// halfPercent is the second figure of udp_max.
+func (row *Row) halfPercent(results, base []*qperf.Result, isBase bool) error {
+	of := func(r *qperf.Result) float64 { return r.Search.HalfPercent }
+	row.LossMedian = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Loss.Fraction }))
+	row.HalfPercent = stats.Median(each(results, of))
+	q, err := stats.Paired(each(results, of), each(base, of), Confidence)
+	if err != nil && !errors.Is(err, stats.ErrTooFew) {
+		return fmt.Errorf("with 0.5 %% of loss: %w", err)
+	}
+	row.HalfRatio = &RatioOf{Median: q.Median}
+	if !isBase {
+		row.HalfRatio.Low, row.HalfRatio.High = q.Low, q.High
+	}
+	return nil
 }
 
 func (row *Row) extras(results []*qperf.Result) error {
@@ -134,10 +166,6 @@ func (row *Row) extras(results []*qperf.Result) error {
 			row.Distribution.HDR = "" // the cells have it
 		}
 		return err
-	}
-	if row.Test == qperf.UDPSearch {
-		row.HalfPercent = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Search.HalfPercent }))
-		return nil
 	}
 	row.SendCost = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Figures.SendCost }))
 	row.RecvCost = stats.Median(each(results, func(r *qperf.Result) float64 { return r.Figures.RecvCost }))

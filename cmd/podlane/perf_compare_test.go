@@ -95,7 +95,7 @@ func TestPerfRun_badInput(t *testing.T) {
 	for _, line := range []string{
 		"run --kubeconfig /does/not/exist", "run --tests moon --dry-run", "run --paths moon --dry-run --from a --to b",
 		"run --ip-family ipx", "run --width 0", "run --image  --dry-run --from a --to b",
-		"run --tests conf --dry-run --from a --to b", "run --tests tcp_lat,tcp_lat --dry-run --from a --to b", "run --gentle --tests tcp_bw --dry-run --from a --to b",
+		"run --tests conf --dry-run --from a --to b", "run --tests tcp_lat,tcp_lat --dry-run --from a --to b", "run --gentle --tests tcp_crr --dry-run --from a --to b", "run --max-bandwidth -1 --dry-run --from a --to b", "run --max-bandwidth 20000 --dry-run --from a --to b",
 		"run --duration 1ms --dry-run --from a --to b", "run --budget -20m --dry-run --from a --to b", "run --streams 99 --dry-run --from a --to b", "run --rate -1 --dry-run --from a --to b",
 	} {
 		if status, out, errs := perfVerb(context.Background(), strings.Split(line, " ")...); status != 3 || out != "" || strings.Count(strings.TrimSpace(errs), "\n") > 0 || strings.Contains(errs, "%!") {

@@ -24,6 +24,7 @@ type perfFlags struct {
 	set    *pflag.FlagSet
 	tests  []string
 	width  string
+	mbit   float64
 	gentle bool
 	out    perfOutputs
 	config perf.Config
@@ -41,8 +42,9 @@ func (p *perfFlags) flags(f *pflag.FlagSet) {
 	f.IntVar(&c.Streams, "streams", 4, "of tcp_streams")
 	f.Float64Var(&c.Rate, "rate", 1000, "messages a second of udp_open")
 	f.Float64Var(&c.MaxRate, "max-rate", 0, "datagrams a second of udp_bw, udp_pps and udp_max at most (0: as many as can be sent)")
+	f.Float64Var(&p.mbit, "max-bandwidth", 0, "Mbit/s of tcp_bw and tcp_streams at most, sent evenly (0: as many as the network carries)")
 	f.Uint64Var(&c.Seed, "seed", 0, "of the order of measurements (0: a new one)")
-	f.BoolVar(&p.gentle, "gentle", false, "for a cluster in use: latency only unless --tests says otherwise, datagrams capped at 1,000 a second, udp_open at 200, a minute at most")
+	f.BoolVar(&p.gentle, "gentle", false, "for a cluster in use: latency only unless --tests says otherwise, bandwidth capped at 100 Mbit/s, datagrams at 1,000 a second, udp_open at 200, a minute at most")
 	p.out.flags(f)
 }
 
@@ -55,10 +57,12 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 	}
 	if p.gentle {
 		c.MaxRate, c.Budget, c.Rate = capped(c.MaxRate, 1000), capped(c.Budget, time.Minute), capped(c.Rate, 200)
+		p.mbit = capped(p.mbit, 100)
 		if !p.set.Changed("tests") {
 			p.tests = []string{"tcp_lat", "udp_lat", "udp_open"}
 		}
 	}
+	c.Pace = p.mbit * 1e6 / 8
 	for _, name := range p.tests {
 		if name == "all" {
 			c.Tests = append(c.Tests, qperf.AllTests...)
@@ -77,8 +81,8 @@ func (p *perfFlags) resolve() (perf.Config, error) {
 		switch {
 		case slices.Contains(c.Tests[:i], t):
 			return c, fmt.Errorf("--tests: %s twice", t)
-		case p.gentle && (t == qperf.TCPBandwidth || t == qperf.TCPStreams || t == qperf.TCPConnect):
-			return c, fmt.Errorf("--tests %s: takes all that the network has, which --gentle is not to", t)
+		case p.gentle && t == qperf.TCPConnect:
+			return c, fmt.Errorf("--tests %s: makes as many connections as the network can, which --gentle is not to", t)
 		}
 	}
 	return c, c.Check()
@@ -134,6 +138,7 @@ counters; one that did not makes the run invalid (exit status 3). Nothing stays 
 		Example: `  podlane lab perf --html perf.html
   podlane lab perf --overlay vxlan --tests all --budget 10m --json run.json
   podlane lab perf --overlay direct --proxy-backend nftables,iptables --tests tcp_lat,tcp_crr
+  podlane lab perf --overlay direct --services 0,1000,10000 --tests tcp_lat,tcp_crr
   podlane lab perf --paths node-pod,same-node,hairpin,node-port --ip-family ipv6`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -151,6 +156,7 @@ counters; one that did not makes the run invalid (exit status 3). Nothing stays 
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Overlays, "overlay", []string{"direct", "vxlan"}, "how packets reach other nodes' pods; several are measured against one another: "+rig.Layouts)
 	f.StringSliceVar(&o.Backends, "proxy-backend", nil, "how Services are translated: "+strings.Join(rig.Backends, ", ")+"; several are measured against one another (default: the agent's choice)")
+	f.IntSliceVar(&o.Services, "services", nil, "Services beside the one that is measured; several numbers are measured against one another (default 0)")
 	f.StringVar(&o.Families, "ip-family", "ipv4", "ipv4 or ipv6")
 	f.StringSliceVar(&o.Further, "paths", nil, "further paths: "+strings.Join(rig.Further, ", "))
 	p.flags(f)

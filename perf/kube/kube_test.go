@@ -26,7 +26,7 @@ func fixed(further ...string) plan {
 }
 
 func TestManifests_golden(t *testing.T) {
-	v6 := fixed(NodePort, SameNode)
+	v6 := fixed(NodePort, SameNode, Balancer)
 	v6.ipv6 = true
 	for name, p := range map[string]plan{"run.yaml": fixed(), "further.yaml": v6} {
 		got, err := p.render()
@@ -50,7 +50,7 @@ func TestManifests_golden(t *testing.T) {
 // pod ends by itself, and every object can be told as a run's.
 func TestObjects_safety(t *testing.T) {
 	p := fixed(Further...)
-	for _, o := range append(p.first(), p.rest()...) {
+	for _, o := range p.all() {
 		meta := o.(metav1.Object)
 		if meta.GetLabels()[ManagedLabel] != Manager || meta.GetLabels()[RunLabel] != p.id {
 			t.Errorf("%s: labels %v", meta.GetName(), meta.GetLabels())

@@ -53,6 +53,7 @@ type plan struct {
 	ipv6       bool
 	nodePort   bool
 	nodePorts  int // for control and data
+	balancer   bool
 	neighbour  bool
 	pullPolicy corev1.PullPolicy
 }
@@ -75,7 +76,7 @@ func (p plan) first() []runtime.Object {
 	return []runtime.Object{p.space(p.namespace(), "restricted"), p.account(), p.role(), p.binding(), p.keeper()}
 }
 
-// rest are all others.
+// rest are all others but the Service.
 func (p plan) rest() []runtime.Object {
 	all := []runtime.Object{
 		p.space(p.hostNamespace(), "privileged"),
@@ -85,8 +86,11 @@ func (p plan) rest() []runtime.Object {
 	if p.neighbour {
 		all = append(all, p.pod(neighbour, p.to, false))
 	}
-	return append(all, p.front())
+	return all
 }
+
+// all are the objects in the order in which they are made.
+func (p plan) all() []runtime.Object { return append(append(p.first(), p.rest()...), p.front()) }
 
 func (p plan) space(name, security string) *corev1.Namespace {
 	ns := &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: p.meta(name, "")}
@@ -183,6 +187,9 @@ func (p plan) front() *corev1.Service {
 		port("node-tcp", data, data, corev1.ProtocolTCP)
 		port("node-udp", data, data, corev1.ProtocolUDP)
 	}
+	if p.balancer {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+	}
 	if p.ipv6 {
 		policy := corev1.IPFamilyPolicySingleStack
 		s.Spec.IPFamilyPolicy, s.Spec.IPFamilies = &policy, []corev1.IPFamily{corev1.IPv6Protocol}
@@ -193,7 +200,7 @@ func (p plan) front() *corev1.Service {
 // render writes the objects as YAML documents.
 func (p plan) render() (string, error) {
 	var text strings.Builder
-	for _, o := range append(p.first(), p.rest()...) {
+	for _, o := range p.all() {
 		doc, err := yaml.Marshal(o)
 		if err != nil {
 			return "", err

@@ -27,10 +27,12 @@ const (
 	SameNode = "same-node" // from pod to pod on one node
 	Hairpin  = "hairpin"   // from a pod through a Service to itself
 	NodePort = "node-port" // from a node to another node's port of the Service
+	PodNode  = "pod-node"  // from a pod to the other node itself
+	Balancer = "balancer"  // from pod to pod through the Service's load balancer address
 )
 
 // Further lists them.
-var Further = []string{NodePod, SameNode, Hairpin, NodePort}
+var Further = []string{NodePod, PodNode, SameNode, Hairpin, NodePort, Balancer}
 
 // Options say what to measure, and in which cluster.
 type Options struct {
@@ -66,8 +68,8 @@ func (o Options) plan() (plan, error) {
 	return plan{
 		lifetime: lifetime,
 		id:       strings.ToLower(rand.Text()[:8]), hostPort: 20000 + 4*mathrand.IntN(2000), image: o.Image, from: o.From, to: o.To, until: time.Now().Add(lifetime).Truncate(time.Second),
-		nodePorts: 30100 + 2*mathrand.IntN(1300),
-		ipv6:      o.IPv6, nodePort: slices.Contains(o.Further, NodePort), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
+		nodePorts: drawNodePorts(),
+		ipv6:      o.IPv6, nodePort: slices.Contains(o.Further, NodePort), balancer: slices.Contains(o.Further, Balancer), neighbour: slices.Contains(o.Further, SameNode), pullPolicy: corev1.PullIfNotPresent,
 	}, nil
 }
 
@@ -170,7 +172,32 @@ func (r *run) make(ctx context.Context) error {
 	if err := r.createAll(ctx, r.rest(), r.owner); err != nil {
 		return err
 	}
+	if err := r.createFront(ctx); err != nil {
+		return err
+	}
 	return r.wait(ctx)
+}
+
+// drawNodePorts gives the first of two ports of Kubernetes' range.
+func drawNodePorts() int { return 30100 + 2*mathrand.IntN(1300) }
+
+const nodePortDraws = 10
+
+// createFront makes the Service. Node ports that another one has are drawn anew: nothing but the API server's
+// refusal tells of them. They are not left to the API server's choice, as the data port must be the same number
+// inside and outside.
+func (r *run) createFront(ctx context.Context) error {
+	for draw := 1; ; draw++ {
+		err := r.createAll(ctx, []runtime.Object{r.front()}, r.owner)
+		if !nodePortTaken(err) || draw == nodePortDraws {
+			return err
+		}
+		r.nodePorts = drawNodePorts()
+	}
+}
+
+func nodePortTaken(err error) bool {
+	return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "already allocated")
 }
 
 func (r *run) createAll(ctx context.Context, objects []runtime.Object, owner *corev1.Namespace) error {
@@ -369,6 +396,9 @@ func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
 	e, err := perf.Evaluate(ctx, c)
 	if e != nil {
 		e.Notes = append(e.Notes, perf.Note{Name: "nodes", Value: r.from + " to " + r.to}, perf.Note{Name: "image", Value: r.image})
+		if v := r.version(ctx); v != "" {
+			e.Notes = append(e.Notes, perf.Note{Name: "Kubernetes", Value: v})
+		}
 		if counted != "" {
 			e.Notes = append(e.Notes, perf.Note{Name: "podlane's counters", Value: counted})
 		}
@@ -378,6 +408,8 @@ func (r *run) measure(ctx context.Context) (*perf.Evaluation, error) {
 		e.Decompose([]perf.Part{
 			{Name: "pod network", From: perf.NodeNode, To: perf.PodPod},
 			{Name: "Service translation", From: perf.PodPod, To: perf.PodServicePod},
+			{Name: "load balancer's address", From: perf.PodServicePod, To: Balancer},
+			{Name: "NodePort translation", From: NodePod, To: NodePort},
 		})
 	}
 	if err != nil && ctx.Err() == nil && unreachable(err) {
@@ -425,6 +457,18 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 			p := r.path(name, nodeClient, server, r.witnessed(direct, r.from))
 			p.DataPort = perf.ApartData
 			paths = append(paths, p)
+		case PodNode:
+			p := r.path(name, podClient, node, r.witnessed(perf.Proof{Servers: []netip.Addr{node}}, r.from))
+			p.ControlPort, p.DataPort = r.hostPort, r.hostPort+1
+			paths = append(paths, p)
+		case Balancer:
+			to, err := r.awaitBalancer(ctx)
+			if err != nil {
+				return nil, err
+			}
+			p := r.path(name, podClient, cluster, r.witnessed(through, r.from))
+			p.Address = to
+			paths = append(paths, p)
 		case SameNode:
 			paths = append(paths, r.path(name, neighbour, server, r.witnessed(direct, r.to)))
 		case Hairpin:
@@ -436,6 +480,34 @@ func (r *run) paths(ctx context.Context) ([]perf.Path, error) {
 		}
 	}
 	return paths, nil
+}
+
+// awaitBalancer waits until the Service has an address outside, and gives it: of the family asked for, or a name.
+func (r *run) awaitBalancer(ctx context.Context) (string, error) {
+	for end := time.Now().Add(r.Timeout); ; {
+		service, err := r.api.service(ctx, r.namespace(), "server")
+		if err != nil {
+			return "", fmt.Errorf("service: %w", plain(err))
+		}
+		var ips []string
+		for _, in := range service.Status.LoadBalancer.Ingress {
+			if ips = append(ips, in.IP); in.IP == "" && in.Hostname != "" {
+				return in.Hostname, nil
+			}
+		}
+		if len(ips) > 0 {
+			a, err := r.address("the load balancer", ips)
+			return a.String(), err
+		}
+		if time.Now().After(end) {
+			return "", fmt.Errorf("path %s: no load balancer gave the Service an address within %s: has the cluster any? Without it, leave the path out", Balancer, r.Timeout)
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 func podIPs(p corev1.Pod) (ips []string) {

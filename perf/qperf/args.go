@@ -41,6 +41,7 @@ const Usage = `  -lp, --listen_port N   control port of the server (19765)
        --warmup TIME     traffic before the clock (needs a podlane server)
        --rate N          messages a second (udp_bw, udp_open: 1,000; udp_max: the highest to try)
        --streams N       of tcp_streams (4)
+       --pace SIZE       bytes a second of tcp_bw, and of tcp_streams together, at most
        --floor           conf: this end's own latency over loopback too
        --plain           be exactly qperf: whole seconds, udp_bw with 32 KiB datagrams
        --json            one JSON document a test, one a line`
@@ -153,6 +154,7 @@ var options = map[string]option{
 		return readTime(v, &p.job.Options.Timeout)
 	}},
 	"rate":    {true, func(p *parser, v string) error { return readRate(v, &p.job.Options.Rate) }},
+	"pace":    {true, func(p *parser, v string) error { return readRate(v, &p.job.Options.Pace) }},
 	"streams": {true, func(p *parser, v string) error { return readCount(v, &p.job.Options.Streams) }},
 	"ws":      {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Wait) }},
 	"warmup":  {true, func(p *parser, v string) error { return readTime(v, &p.job.Options.Warmup) }},

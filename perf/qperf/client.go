@@ -204,6 +204,11 @@ func (c *client) dialAll(ctx context.Context, port uint16) (fds []int, err error
 			return fds, err
 		}
 		fds = append(fds, fd)
+		if c.options.Pace > 0 && !c.test.UDP() {
+			if err := pace(fd, c.options.Pace/float64(streams)); err != nil {
+				return fds, err
+			}
+		}
 	}
 	return fds, nil
 }
@@ -250,7 +255,7 @@ func (c *client) measure(ctx context.Context, fds []int, port uint16) (*Result, 
 	f.until = f.from + c.options.Time
 	meter := startMeter(f.from)
 	f.runAll(fds, clientLoops[c.test])
-	local := meter.stat(f.elapsed())
+	local, group := meter.stat(f.elapsed())
 	local.Sent, local.Received = f.sent, f.received
 	c.deadline()
 	remote, note, err := c.readStat()
@@ -270,6 +275,9 @@ func (c *client) measure(ctx context.Context, fds []int, port uint16) (*Result, 
 	r.Port = int(port)
 	r.Local, r.Remote = &local, &remote
 	r.learn(f, note, drops.since(c.path.Local.Addr()))
+	if note != nil && (group != nil || note.Group != nil) {
+		r.Groups = &BothGroups{group, note.Group}
+	}
 	return r, nil
 }
 

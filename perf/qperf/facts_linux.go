@@ -23,6 +23,8 @@ type Facts struct {
 	Load     float64  `json:"load"`                // of the last minute
 	Clock    string   `json:"clock,omitempty"`     // the kernel's clock source
 	Device   string   `json:"device,omitempty"`    // that has the end's address
+	Driver   string   `json:"driver,omitempty"`    // of it
+	Speed    int      `json:"speed,omitempty"`     // of it in Mbit/s, where the driver tells; of a veth, which has none, it is left out
 	MTU      int      `json:"mtu,omitempty"`       // of it, bytes
 	Off      []string `json:"offloads_off,omitempty"`
 	Floor    *Floor   `json:"floor,omitempty"` // of the client's end, where it was asked for
@@ -47,7 +49,8 @@ func ReadFacts(addr netip.Addr) Facts {
 	first, _, _ := strings.Cut(line1("/proc/loadavg"), " ")
 	f.Load, _ = strconv.ParseFloat(first, 64)
 	if dev := deviceOf(addr); dev != nil {
-		f.Device, f.MTU, f.Off = dev.Name, dev.MTU, offloadsOff(dev.Name)
+		f.Device, f.MTU = dev.Name, dev.MTU
+		f.Driver, f.Speed, f.Off = ethtool(dev.Name)
 	}
 	return f
 }
@@ -99,26 +102,56 @@ var offloads = []struct {
 	request uint32
 }{{"rx-checksum", 0x14}, {"tx-checksum", 0x16}, {"scatter-gather", 0x18}, {"tso", 0x1e}, {"gso", 0x23}, {"gro", 0x2b}}
 
-func offloadsOff(dev string) (off []string) {
+// ethtool asks the device's driver.
+func ethtool(dev string) (driver string, speed int, off []string) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil
+		return "", 0, nil
 	}
 	defer unix.Close(fd)
+	if info, err := unix.IoctlGetEthtoolDrvinfo(fd, dev); err == nil {
+		driver = unix.ByteSliceToString(info.Driver[:])
+	}
+	if driver != "veth" { // which says 10 Gbit/s whatever it does
+		speed = linkSpeed(fd, dev)
+	}
 	for _, o := range offloads {
 		value := struct{ cmd, data uint32 }{cmd: o.request}
-		var ifreq struct {
-			name [unix.IFNAMSIZ]byte
-			data unsafe.Pointer
-			_    [16]byte
-		}
-		copy(ifreq.name[:unix.IFNAMSIZ-1], dev)
-		ifreq.data = unsafe.Pointer(&value)
-		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifreq))); e == 0 && value.data == 0 {
+		if askEthtool(fd, dev, unsafe.Pointer(&value)) && value.data == 0 {
 			off = append(off, o.name)
 		}
 	}
-	return off
+	return driver, speed, off
+}
+
+// linkSpeed is 0 where it is not known.
+func linkSpeed(fd int, dev string) int {
+	settings := struct { // struct ethtool_cmd
+		cmd, supported, advertising uint32
+		speed                       uint16
+		_                           [6]uint8
+		_, _                        uint32 // most packets before an interrupt
+		speedHigh                   uint16
+		_                           [2]uint8
+		_                           [3]uint32
+	}{cmd: unix.ETHTOOL_GSET}
+	speed := 0
+	if askEthtool(fd, dev, unsafe.Pointer(&settings)) {
+		speed = int(int32(uint32(settings.speedHigh)<<16 | uint32(settings.speed)))
+	}
+	return max(speed, 0) // -1: unknown
+}
+
+func askEthtool(fd int, dev string, request unsafe.Pointer) bool {
+	var ifreq struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(ifreq.name[:unix.IFNAMSIZ-1], dev)
+	ifreq.data = request
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifreq)))
+	return e == 0
 }
 
 // Drops are packets that one end threw away during a test.

@@ -42,6 +42,7 @@ func cpuClocks() (c [clocks]uint64) {
 // that the loop is not held up, and again when it is asked.
 type cpuMeter struct {
 	start [clocks]uint64
+	group *GroupTime // when it started
 	ready chan struct{}
 }
 
@@ -49,8 +50,7 @@ type cpuMeter struct {
 func startMeter(wait time.Duration) *cpuMeter {
 	m := &cpuMeter{ready: make(chan struct{})}
 	if wait <= 0 {
-		m.start = cpuClocks()
-		close(m.ready)
+		m.read()
 		return m
 	}
 	go m.readAfter(wait)
@@ -59,18 +59,23 @@ func startMeter(wait time.Duration) *cpuMeter {
 
 func (m *cpuMeter) readAfter(wait time.Duration) {
 	time.Sleep(wait)
-	m.start = cpuClocks()
+	m.read()
+}
+
+func (m *cpuMeter) read() {
+	m.start, m.group = cpuClocks(), readGroup(cgroups)
 	close(m.ready)
 }
 
-// stat makes a Stat out of the two readings and the elapsed time that the loop measured.
-func (m *cpuMeter) stat(elapsed time.Duration) Stat {
-	end := cpuClocks()
+// stat makes a Stat out of the two readings and the elapsed time that the loop measured, and gives what the process's
+// cgroup used between them.
+func (m *cpuMeter) stat(elapsed time.Duration) (Stat, *GroupTime) {
+	end, group := cpuClocks(), readGroup(cgroups)
 	<-m.ready
 	s := Stat{CPUs: uint32(runtime.NumCPU()), TicksPerSecond: ticksPerSecond, Start: m.start, End: end}
 	s.Start[Real], s.End[Real] = 0, uint64(max(elapsed, 0).Microseconds())
 	s.clamp()
-	return s
+	return s, group.since(m.group)
 }
 
 // CPUTime is what the measuring threads themselves used, in seconds. System is the time in their

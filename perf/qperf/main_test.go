@@ -27,7 +27,11 @@ func TestMain(m *testing.M) {
 }
 
 func child(what string, args []string) error {
-	if what == "client" {
+	switch what {
+	case "burn":
+		burn(args[0])
+		return nil
+	case "client":
 		inv, err := ParseArgs(args)
 		if err != nil {
 			return err

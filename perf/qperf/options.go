@@ -3,6 +3,7 @@ package qperf
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Options struct {
 	Warmup   time.Duration // traffic before the clock; needs a server of our own kind
 	Plain    bool          // be exactly qperf: no extension, 32 KiB datagrams
 	Rate     float64       // messages/s; 0 = as fast as it goes, of udp_open 1,000. Of udp_max the highest to try
+	Pace     float64       // bytes/s of all TCP streams together; 0 = as fast as it goes
 	Streams  int           // of tcp_streams; 0 = 4
 	Floor    bool          // conf: measure this engine's own latency too
 }
@@ -74,6 +76,8 @@ func (o Options) check(t Test) error {
 		return fmt.Errorf("%s: %w", t, errNeedsOwn)
 	case o.Rate < 0 || o.Rate > maxRate:
 		return fmt.Errorf("rate %g: not from 0 to %g a second", o.Rate, maxRate)
+	case o.Pace < 0 || o.Pace > math.MaxInt32:
+		return fmt.Errorf("pace %g: not from 0 to %d bytes a second", o.Pace, math.MaxInt32)
 	case o.Streams < 0 || o.Streams > MaxStreams:
 		return fmt.Errorf("%d streams: not from 1 to %d", o.Streams, MaxStreams)
 	case o.SockBuf < 0 || o.SockBuf > maxStream:

@@ -30,6 +30,7 @@ type Result struct {
 	Series   *Series       `json:"series,omitempty"`  // of udp_open and udp_max there is none
 	Streams  int           `json:"streams,omitempty"` // tcp_streams
 	Engine   *Engine       `json:"engine,omitempty"`
+	Groups   *BothGroups   `json:"cgroup,omitempty"`
 	Drops    *BothDrops    `json:"drops,omitempty"`
 	Conf     *Machines     `json:"conf,omitempty"`
 	Facts    *BothFacts    `json:"facts,omitempty"` // conf with a server of our own kind

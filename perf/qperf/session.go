@@ -36,6 +36,7 @@ type session struct {
 	arrived chan error // the client's synchronization before the test
 	left    chan error // and after it
 	flow    flow
+	group   *GroupTime
 	drops   Drops // before the test
 }
 
@@ -44,6 +45,7 @@ type serverNote struct {
 	Peer       netip.AddrPort `json:"peer"` // the client's data socket as the server saw it
 	Local      netip.AddrPort `json:"local"`
 	Engine     CPUTime        `json:"engine"` // of the loops' threads
+	Group      *GroupTime     `json:"cgroup,omitempty"`
 	Drops      Drops          `json:"drops"`
 	Unique     uint64         `json:"unique"`
 	Duplicates uint64         `json:"duplicates"`
@@ -157,7 +159,8 @@ func (ss *session) measure(ctx context.Context, fds []int) (Stat, error) {
 		fds = fds[:1]
 	}
 	ss.flow.runAll(fds, serverLoops[ss.test])
-	stat := meter.stat(ss.flow.elapsed())
+	stat, group := meter.stat(ss.flow.elapsed())
+	ss.group = group
 	stat.Sent, stat.Received = ss.flow.sent, ss.flow.received
 	return stat, nil
 }
@@ -189,7 +192,7 @@ func (ss *session) sendStat(stat Stat, local netip.AddrPort) error {
 	var trailer []byte
 	if ss.req.Extension.On {
 		a := &ss.flow.account
-		note := serverNote{Peer: ss.flow.peer.addr(), Local: local, Engine: ss.flow.engine, Drops: ss.drops.since(addrOf(ss.conn.LocalAddr()).Addr()),
+		note := serverNote{Peer: ss.flow.peer.addr(), Local: local, Engine: ss.flow.engine, Group: ss.group, Drops: ss.drops.since(addrOf(ss.conn.LocalAddr()).Addr()),
 			Unique: a.unique, Duplicates: a.duplicates, Reordered: a.reordered}
 		if !ss.test.UDP() {
 			note.Peer = peerOf(ss.flow.fd)

@@ -50,6 +50,14 @@ func blockingTCP(c *net.TCPConn) (int, error) {
 	return blocking(c, c.Close)
 }
 
+// pace has the kernel send no more than so many bytes a second, evenly.
+func pace(fd int, rate float64) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, max(int(rate), 1)); err != nil {
+		return fmt.Errorf("pace of %.0f bytes a second: %w", rate, err)
+	}
+	return nil
+}
+
 // sockaddr is a peer's address as the kernel gives it: kept raw, so that a datagram costs
 // no allocation.
 type sockaddr struct {

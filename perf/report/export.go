@@ -110,11 +110,20 @@ func escape(s string) string {
 	}, s)
 }
 
-// Text writes each path's last round in the form of qperf's own output.
+// Text writes each path's last round in the form of qperf's own output, and what conf says of its ends.
 func Text(w io.Writer, e *perf.Evaluation) error {
 	for _, p := range e.Paths {
 		if _, err := fmt.Fprintf(w, "# %s (%s), round %d\n", p.Name, p.Address, e.Rounds); err != nil {
 			return err
+		}
+		for _, m := range e.Machines {
+			if m.Path != p.Name {
+				continue
+			}
+			conf := qperf.Result{Test: qperf.Conf, Conf: &qperf.Machines{Local: m.Client, Remote: m.Server}}
+			if err := conf.WriteText(w, qperf.Detail{}); err != nil {
+				return err
+			}
 		}
 		for _, t := range e.Tests {
 			for i := len(e.Cells) - 1; i >= 0; i-- {

@@ -102,7 +102,7 @@ func TestExports(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(table.String()), "\n"); len(lines) != 1+6*12 || strings.Count(lines[0], ",") != strings.Count(lines[1], ",") || !strings.Contains(lines[1], ",0.25,") {
 		t.Errorf("%d lines: %s", len(lines), lines[:2])
 	}
-	if !strings.HasPrefix(text.String(), "# node-node (192.0.2.1), round 6\ntcp_bw:\n    bw ") || strings.Count(text.String(), "udp_lat:\n    latency ") != 3 {
+	if !strings.HasPrefix(text.String(), "# node-node (192.0.2.1), round 6\nconf:\n    loc_node   =  n1\n") || strings.Count(text.String(), "tcp_bw:\n    bw ") != 3 || strings.Count(text.String(), "udp_lat:\n    latency ") != 3 {
 		t.Errorf("%s", text.String())
 	}
 }

@@ -163,6 +163,13 @@ func conditions(e *perf.Evaluation, about About) []Fact {
 	add("kernel", distinct(e, func(m perf.Machine) []string { return []string{m.Client.OS, m.Server.OS} }))
 	add("governor", distinct(e, func(m perf.Machine) []string { return factsOf(m, func(f qperf.Facts) string { return f.Governor }) }))
 	add("clock source", distinct(e, func(m perf.Machine) []string { return factsOf(m, func(f qperf.Facts) string { return f.Clock }) }))
+	add("devices", distinct(e, func(m perf.Machine) []string { return factsOf(m, device) }))
+	add("load when it began", distinct(e, func(m perf.Machine) []string {
+		if m.Path != e.Base { // every path's conf reads it anew
+			return nil
+		}
+		return factsOf(m, func(f qperf.Facts) string { return fmt.Sprintf("%.2f on %d CPUs", f.Load, f.CPUs) })
+	}))
 	add("offloads off", distinct(e, func(m perf.Machine) []string {
 		return factsOf(m, func(f qperf.Facts) string { return strings.Join(f.Off, ", ") })
 	}))
@@ -183,6 +190,17 @@ func factsOf(m perf.Machine, of func(qperf.Facts) string) []string {
 		return nil
 	}
 	return []string{of(m.Facts.Local), of(m.Facts.Remote)}
+}
+
+// device is that of an end, as its driver describes it.
+func device(f qperf.Facts) string {
+	if f.Device == "" || f.Driver == "" {
+		return f.Device
+	}
+	if f.Speed == 0 {
+		return fmt.Sprintf("%s (%s)", f.Device, f.Driver)
+	}
+	return fmt.Sprintf("%s (%s, %d Mbit/s)", f.Device, f.Driver, f.Speed)
 }
 
 // distinct gives each different value once.

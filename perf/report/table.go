@@ -90,8 +90,12 @@ func cpu(c *perf.CPUCost) string {
 	if c.OneMachine {
 		return fmt.Sprintf("%s %s (beside the engine %s)", three(c.Client.Total), c.Unit, three(c.Client.Network))
 	}
-	return fmt.Sprintf("client %s, server %s %s (beside the engine %s, %s)",
-		three(c.Client.Total), three(c.Server.Total), c.Unit, three(c.Client.Network), three(c.Server.Network))
+	containers := ""
+	if c.Client.Group > 0 && c.Server.Group > 0 {
+		containers = fmt.Sprintf("; in their containers %s, %s", three(c.Client.Group), three(c.Server.Group))
+	}
+	return fmt.Sprintf("client %s, server %s %s (beside the engine %s, %s%s)",
+		three(c.Client.Total), three(c.Server.Total), c.Unit, three(c.Client.Network), three(c.Server.Network), containers)
 }
 
 func ratio(q float64) string {
@@ -103,8 +107,11 @@ func ratio(q float64) string {
 
 func note(r perf.Row) string {
 	var notes []string
+	if r.Test == qperf.UDPSearch && r.Low > 0 {
+		notes = append(notes, "95 % interval "+r.Test.Format(r.Low)+" .. "+r.Test.Format(r.High))
+	}
 	if r.HalfPercent > 0 {
-		notes = append(notes, "with 0.5 % lost "+r.Test.Format(r.HalfPercent))
+		notes = append(notes, "with 0.5 % lost "+r.Test.Format(r.HalfPercent)+halfRatio(r.HalfRatio))
 	}
 	if r.QuickLook {
 		notes = append(notes, "quick look")
@@ -116,6 +123,14 @@ func note(r perf.Row) string {
 		notes = append(notes, fmt.Sprintf("%d retransmits", r.Retransmits))
 	}
 	return strings.Join(notes, ", ")
+}
+
+// halfRatio is empty for the base path.
+func halfRatio(q *perf.RatioOf) string {
+	if q == nil || q.Low == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (ratio %s, %s .. %s)", ratio(q.Median), ratio(q.Low), ratio(q.High))
 }
 
 // percent keeps a small part from reading as none.
@@ -196,15 +211,15 @@ func stepTable(w io.Writer, e *perf.Evaluation) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for i, s := range stepRows(e) {
 		if i == 0 {
-			fmt.Fprintf(tw, "\ntest\tpart of the way\tadds\t%.0f %% interval\tof %s\tCPU\n", 100*perf.Confidence, e.Base)
+			fmt.Fprintf(tw, "\ntest\tpart of the way\tadds\t%.0f %% interval\tof %s\tratio\t%.0f %% interval\tCPU\n", 100*perf.Confidence, e.Base, 100*perf.Confidence)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Test, s.Part, s.Adds, s.Interval, s.Share, s.CPU)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Test, s.Part, s.Adds, s.Interval, s.Share, s.Ratio, s.RatioInterval, s.CPU)
 	}
 	return tw.Flush()
 }
 
-// stepRow is a perf.Step as text.
-type stepRow struct{ Test, Part, Adds, Interval, Share, CPU string }
+// stepRow is a perf.Step as text. Ratio is of the part's two ends, Share of the base path.
+type stepRow struct{ Test, Part, Adds, Interval, Share, Ratio, RatioInterval, CPU string }
 
 func stepRows(e *perf.Evaluation) (rows []stepRow) {
 	medians := map[qperf.Test]float64{}
@@ -217,6 +232,12 @@ func stepRows(e *perf.Evaluation) (rows []stepRow) {
 		row := stepRow{Test: string(s.Test), Part: s.Part, Adds: plus(s.Test, s.Adds)}
 		if s.Low != 0 || s.High != 0 {
 			row.Interval = plus(s.Test, s.Low) + " .. " + plus(s.Test, s.High)
+		}
+		if s.Ratio > 0 {
+			row.Ratio = ratio(s.Ratio)
+		}
+		if s.RatioLow > 0 {
+			row.RatioInterval = ratio(s.RatioLow) + " .. " + ratio(s.RatioHigh)
 		}
 		if base := medians[s.Test]; base > 0 {
 			row.Share = strconv.FormatFloat(100*s.Adds/base, 'f', 1, 64) + " %"

@@ -19,6 +19,7 @@ type layout struct {
 	socketLB fastpath.Mode // likewise
 	flannel  string        // vxlan or host-gw; "": ours
 	backend  string        // of the service proxy
+	services int           // beside the one that is measured
 }
 
 // Layouts describes what can be asked for.
@@ -55,19 +56,52 @@ func parseLayout(name string) (layout, error) {
 // Backends are those of the service proxy that can be asked for.
 var Backends = []string{string(agent.NFTables), string(agent.IPTables)}
 
-// layouts are all that is asked for: each overlay with each backend, flannel's once, as it has no Services here.
-func (o Options) layouts() (all []layout, err error) {
-	backends := o.Backends
+// maxServices is how many further Services a lab may have.
+const maxServices = 20000
+
+// A variant is how Services are translated, and among how many.
+type variant struct {
+	suffix   string // of the layout's name, where there are several
+	backend  string
+	services int
+}
+
+func (o Options) variants() (all []variant, err error) {
+	backends, counts := o.Backends, o.Services
 	if len(backends) == 0 {
 		backends = []string{string(agent.AutoBackend)}
 	}
-	seen := map[string]bool{}
-	for _, backend := range backends {
-		if len(o.Backends) > 0 && !slices.Contains(Backends, backend) || seen[backend] {
+	if len(counts) == 0 {
+		counts = []int{0}
+	}
+	for i, backend := range backends {
+		if len(o.Backends) > 0 && !slices.Contains(Backends, backend) || slices.Contains(backends[:i], backend) {
 			return nil, fmt.Errorf("proxy backend %q: want each of %s once", backend, strings.Join(Backends, ", "))
 		}
-		seen[backend] = true
+		for j, n := range counts {
+			if n < 0 || n > maxServices || slices.Contains(counts[:j], n) {
+				return nil, fmt.Errorf("%d further Services: want each number once, from 0 to %d", n, maxServices)
+			}
+			v := variant{backend: backend, services: n}
+			if len(backends) > 1 {
+				v.suffix = "+" + backend
+			}
+			if len(counts) > 1 {
+				v.suffix += fmt.Sprintf("+%dsvc", n)
+			}
+			all = append(all, v)
+		}
 	}
+	return all, nil
+}
+
+// layouts are all that is asked for: each overlay with each variant, flannel's once, as it has no Services here.
+func (o Options) layouts() (all []layout, err error) {
+	variants, err := o.variants()
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
 	for i, name := range o.overlays() {
 		l, err := parseLayout(name)
 		if err != nil {
@@ -77,14 +111,14 @@ func (o Options) layouts() (all []layout, err error) {
 			return nil, fmt.Errorf("overlay %q: want each once, and not flannel's first", name)
 		}
 		seen[name] = true
-		for j, backend := range backends {
-			l.backend = backend
-			if len(backends) > 1 && l.flannel == "" {
-				l.name = name + "+" + backend
-			}
-			if j == 0 || l.flannel == "" {
-				all = append(all, l)
-			}
+		if l.flannel != "" {
+			l.backend = variants[0].backend
+			all = append(all, l)
+			continue
+		}
+		for _, v := range variants {
+			l.name, l.backend, l.services = name+v.suffix, v.backend, v.services
+			all = append(all, l)
 		}
 	}
 	return all, nil

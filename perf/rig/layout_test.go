@@ -3,9 +3,11 @@ package rig
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,61 @@ func TestLayouts_backends(t *testing.T) {
 		if got, err := o.layouts(); err == nil {
 			t.Errorf("%q: %+v, want an error", bad, got)
 		}
+	}
+}
+
+func TestLayouts_services(t *testing.T) {
+	o := Options{Name: "x", Overlays: []string{"direct", "flannel-vxlan"}, Backends: []string{"nftables", "iptables"}, Services: []int{0, 500}}
+	want := []string{"x-direct-nftables-0svc", "x-direct-nftables-500svc", "x-direct-iptables-0svc", "x-direct-iptables-500svc", "x-flannel-vxlan"}
+	if got := o.Names(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	o.Backends, o.Services = nil, []int{500}
+	if got, err := o.layouts(); err != nil || got[0].name != "direct" || got[0].services != 500 || got[1].services != 0 {
+		t.Errorf("one number: %+v, %v", got, err)
+	}
+	for _, bad := range [][]int{{-1}, {5, 5}, {maxServices + 1}} {
+		o.Services = bad
+		if got, err := o.layouts(); err == nil {
+			t.Errorf("%v: %+v, want an error", bad, got)
+		}
+	}
+}
+
+// Few Services and many side by side, in one run.
+func TestRun_services(t *testing.T) {
+	needProgram(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "lab", "--name", "rig", "perf", "--overlay", "direct", "--services", "0,300",
+		"--tests", "tcp_crr", "--rounds", "2", "--duration", "100ms", "--json", "-").Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+	}
+	var e perf.Evaluation
+	if err := json.Unmarshal(out, &e); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range e.Cells {
+		read := c.Path != "pod-service-pod/direct+300svc" || c.Round == 1 // of so many, once
+		if strings.HasPrefix(c.Path, perf.PodServicePod) && (c.Moved[perf.Connections] > 0) != read {
+			t.Errorf("%s in round %d: %v", c.Path, c.Round, c.Moved)
+		}
+	}
+	i := slices.IndexFunc(e.Notes, func(n perf.Note) bool { return n.Name == "Services" })
+	if i < 0 {
+		t.Fatalf("%+v", e.Notes)
+	}
+	var few, many int
+	if n, err := fmt.Sscanf(e.Notes[i].Value, "%d, %d", &few, &many); n != 2 || few < 1 || many != few+300 {
+		t.Errorf("%q: %v", e.Notes[i].Value, err)
+	}
+	var parts []string
+	for _, s := range e.Steps {
+		parts = append(parts, s.Part)
+	}
+	if want := []string{"pod network", "Service translation, 0 Services beside it", "Service translation, 300 Services beside it"}; !slices.Equal(parts, want) {
+		t.Errorf("%q, want %q", parts, want)
 	}
 }
 

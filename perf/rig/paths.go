@@ -1,9 +1,11 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -77,6 +79,10 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 			p := r.path(b, name, "node/"+near, pod, near, b.through(server, false, true))
 			p.DataPort = perf.ApartData
 			list = append(list, p)
+		case PodNode:
+			list = append(list, r.path(b, name, clientPod, node, near, &perf.Proof{Still: map[string]uint64{perf.Connections: 0}}))
+		case Balancer:
+			list = append(list, r.path(b, name, clientPod, balancers[cmp.Or(r.Families, "ipv4")], near, b.through(server, true, true)))
 		case SameNode:
 			list = append(list, r.path(b, name, neighbour, pod, far, b.through(server, false, false)))
 		case Hairpin:
@@ -90,9 +96,15 @@ func (r *rig) pathsOf(b *bench) ([]perf.Path, error) {
 	return list, nil
 }
 
+// manyServices is from where on reading their counters takes longer than a measurement.
+const manyServices = 100
+
 // path makes one; its witnesses are those of the node given.
 func (r *rig) path(b *bench, name, from, address, witness string, proof *perf.Proof) perf.Path {
 	proof.Witness = r.witness(b, witness)
+	if b.layout.services > manyServices {
+		proof.Rounds = 1
+	}
 	return perf.Path{Name: name, Address: address, Proof: proof, Exec: func(ctx context.Context, argv []string) ([]byte, error) {
 		out, err := b.client.Output(ctx, from, argv...)
 		return []byte(out), err
@@ -204,14 +216,26 @@ func (r *rig) parts() []perf.Part {
 		return l
 	}
 	for _, b := range r.labs {
-		if b != last && (b.layout.backend == last.layout.backend || b.layout.overlay != last.layout.overlay || b.layout.fastPath != last.layout.fastPath || b.layout.flannel != "") {
-			continue
+		l := b.layout
+		if l.overlay == last.layout.overlay && l.fastPath == last.layout.fastPath && l.socketLB == last.layout.socketLB && l.flannel == "" {
+			list = append(list, r.translations(b)...)
 		}
-		name := "Service translation"
-		if len(r.Backends) > 1 {
-			name += ", " + b.layout.backend
-		}
-		list = append(list, perf.Part{Name: name, From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)})
 	}
 	return list
+}
+
+// translations are what a lab's Service adds, among how many where that is asked; what was not measured has no figures.
+func (r *rig) translations(b *bench) []perf.Part {
+	of := ""
+	if len(r.Backends) > 1 {
+		of += ", " + b.layout.backend
+	}
+	if len(r.Services) > 1 {
+		of += fmt.Sprintf(", %d Services beside it", b.layout.services)
+	}
+	return []perf.Part{
+		{Name: "Service translation" + of, From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)},
+		{Name: "load balancer's address" + of, From: r.named(perf.PodServicePod, b), To: r.named(Balancer, b)},
+		{Name: "NodePort translation" + of, From: r.named(NodePod, b), To: r.named(NodePort, b)},
+	}
 }

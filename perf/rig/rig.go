@@ -11,8 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
@@ -27,16 +32,19 @@ const (
 	SameNode = "same-node" // from pod to pod on one node
 	Hairpin  = "hairpin"   // from a pod through a Service to itself
 	NodePort = "node-port" // from a node to another node's port of the Service
+	PodNode  = "pod-node"  // from a pod to the other node itself
+	Balancer = "balancer"  // from pod to pod through the Service's load balancer address
 )
 
 // Further lists them.
-var Further = []string{NodePod, SameNode, Hairpin, NodePort}
+var Further = []string{NodePod, PodNode, SameNode, Hairpin, NodePort, Balancer}
 
 // Options say what to measure.
 type Options struct {
 	Name     string   // of the labs, each followed by its overlay
 	Overlays []string // Layouts; none means vxlan and direct
 	Backends []string // of the service proxy; none means auto
+	Services []int    // beside the one that is measured: of each number a lab; none means 0
 	Families string   // of the labs: ipv4 or ipv6; "" means ipv4
 	Further  []string // further paths
 	Config   perf.Config
@@ -121,17 +129,16 @@ type bench struct {
 
 func (r *rig) up(ctx context.Context, l layout) error {
 	r.Progress(fmt.Sprintf("bringing up a lab of two nodes, overlay %s", l.name))
-	objects, problems := file.Parse("perf", fmt.Appendf(nil, manifests, namespace, near, far, service))
+	families := cmp.Or(r.Families, "ipv4")
+	objects, problems := file.Parse("perf", fmt.Appendf(nil, manifests, namespace, near, far, service, balancers[families]))
 	if len(problems) > 0 {
 		return errors.New(problems[0].String())
 	}
-	families := r.Families
-	if families == "" {
-		families = "ipv4"
-	}
+	objects.Services = append(objects.Services, others(l.services)...)
 	name := r.labName(l)
 	client, err := lab.Up(ctx, lab.Options{
 		Name: name, Nodes: 2, Overlay: string(l.overlay), ProxyBackend: l.backend, FastPath: string(l.fastPath), SocketLB: string(l.socketLB), Families: families, Objects: objects,
+		Timeout: time.Minute + time.Duration(l.services)*20*time.Millisecond,
 	})
 	b := &bench{layout: l, client: client}
 	if client != nil {
@@ -194,7 +201,8 @@ func (r *rig) measure(ctx context.Context) (*perf.Evaluation, error) {
 		e.Notes = append(e.Notes,
 			perf.Note{Name: "nodes", Value: "network namespaces on one machine, joined by a bridge"},
 			perf.Note{Name: "overlays", Value: strings.Join(r.overlays(), ", ")},
-			perf.Note{Name: "Service proxy", Value: r.backends()})
+			perf.Note{Name: "Service proxy", Value: r.backends()},
+			perf.Note{Name: "Services", Value: r.crowds()})
 		e.Decompose(r.parts())
 	}
 	return e, err
@@ -215,9 +223,42 @@ func (r *rig) backends() string {
 	return strings.Join(all, ", ")
 }
 
-// serve runs the server of the path from node to node, in the first lab.
+// crowds are how many Services each lab has.
+func (r *rig) crowds() string {
+	var all []string
+	for _, b := range r.labs {
+		if n := strconv.Itoa(len(b.status.Services)); !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// others are Services that nobody asks. Each leads to the server too, from an address of its own.
+func others(n int) (all []*corev1.Service) {
+	for i := range n {
+		s := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("other-", i), Namespace: namespace}}
+		s.Spec.Selector = map[string]string{"app": service}
+		s.Spec.Ports = []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(4000), Protocol: corev1.ProtocolTCP}}
+		all = append(all, s)
+	}
+	return all
+}
+
+// serve runs the servers on nodes: of the path from node to node in the first lab, and where paths from pods to nodes were asked for, in all.
 func (r *rig) serve(ctx context.Context) error {
-	client := r.labs[0].client
+	for i, b := range r.labs {
+		if i > 0 && (b.layout.flannel != "" || !slices.Contains(r.Further, PodNode)) {
+			continue
+		}
+		if err := r.serveIn(ctx, b.client); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *rig) serveIn(ctx context.Context, client *lab.Client) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
@@ -233,7 +274,10 @@ func (r *rig) serve(ctx context.Context) error {
 	}
 }
 
-// manifests: namespace, the clients' node, the server's node, the Service. The two ports that
+// balancers are the load balancer's address, by the labs' families. No packet for it ever leaves a node.
+var balancers = map[string]string{"ipv4": "198.51.100.10", "ipv6": "2001:db8:198::10"}
+
+// manifests: namespace, the clients' node, the server's node, the Service, its load balancer's address. The two ports that
 // a NodePort needs are the same number everywhere, because a server tells its client the port it has opened.
 const manifests = `
 apiVersion: v1
@@ -268,7 +312,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: %[4]s, namespace: %[1]s}
 spec:
-  type: NodePort
+  type: LoadBalancer
   selector: {app: %[4]s}
   ports:
   - {name: control, port: 4000, nodePort: 30400}
@@ -276,4 +320,7 @@ spec:
   - {name: data-udp, port: 4001, protocol: UDP}
   - {name: node-tcp, port: 30401, nodePort: 30401}
   - {name: node-udp, port: 30401, nodePort: 30401, protocol: UDP}
+status:
+  loadBalancer:
+    ingress: [{ip: "%[5]s"}]
 `

@@ -75,7 +75,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Paths) != 13 || len(e.Rows) != 26 || e.Invalid != "" || len(e.Steps) != 6 {
+	if len(e.Paths) != 17 || len(e.Rows) != 34 || e.Invalid != "" || len(e.Steps) != 10 {
 		t.Fatalf("%d paths, %d rows, %d steps, %q\n%s", len(e.Paths), len(e.Rows), len(e.Steps), e.Invalid, out)
 	}
 	for _, c := range e.Cells {
@@ -85,10 +85,11 @@ func TestRun(t *testing.T) {
 		if c.Result.Test == qperf.Rest {
 			continue
 		}
-		if want := path == perf.PodServicePod || path == Hairpin || path == NodePort; service != want {
+		if want := path == perf.PodServicePod || path == Hairpin || path == NodePort || path == Balancer; service != want {
 			t.Errorf("%s: through the Service: %v", c.Path, c.Moved)
 		}
-		if want := variant == "vxlan" && (path == perf.PodPod || path == perf.PodServicePod || path == NodePod); overlay != want {
+		// From a pod to a node only the answers are in it.
+		if want := variant == "vxlan" && (path == PodNode || path == perf.PodPod || path == perf.PodServicePod || path == NodePod || path == Balancer); overlay != want {
 			t.Errorf("%s: in the overlay: %v", c.Path, c.Moved)
 		}
 	}
@@ -158,7 +159,7 @@ func TestRun_killedAtAnyPoint(t *testing.T) {
 func TestOptions_check(t *testing.T) {
 	for name, o := range map[string]Options{
 		"overlay": {Overlays: []string{"moon"}}, "overlay twice": {Overlays: []string{"vxlan", "vxlan"}},
-		"path": {Further: []string{"moon"}}, "family": {Families: "ipx"},
+		"path": {Further: []string{"moon"}}, "Services": {Services: []int{-1}}, "family": {Families: "ipx"},
 	} {
 		if _, err := Run(context.Background(), o); err == nil {
 			t.Errorf("%s: no error", name)

@@ -102,7 +102,9 @@ func testPerfPaths(t *testing.T, v6 bool) {
 		words = append(words, "--ip-family", "ipv6")
 	}
 	began := time.Now()
+	stop := balance(map[bool]string{false: "198.51.100.7", true: "2001:db8:198::7"}[v6])
 	status, out, errs := finish(t, perfCommand(cluster.Kubeconfig(), words...))
+	stop()
 	if status != 0 {
 		t.Fatalf("status %d\n%s%s%s", status, out, errs, cluster.Describe(t.Context()))
 	}
@@ -116,7 +118,7 @@ func testPerfPaths(t *testing.T, v6 bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Paths) != 7 || len(e.Rows) != 21 || len(e.Cells) != 44 || len(e.Machines) != 7 || e.Invalid != "" || len(e.Steps) != 6 {
+	if len(e.Paths) != 9 || len(e.Rows) != 27 || len(e.Cells) != 56 || len(e.Machines) != 9 || e.Invalid != "" || len(e.Steps) != 12 {
 		t.Fatalf("%d paths, %d rows, %d cells, %d machines, %d steps, %q", len(e.Paths), len(e.Rows), len(e.Cells), len(e.Machines), len(e.Steps), e.Invalid)
 	}
 	podNet := netip.MustParsePrefix("10.244.0.0/16")
@@ -127,12 +129,12 @@ func testPerfPaths(t *testing.T, v6 bool) {
 		if c.Result.Test == qperf.Rest {
 			continue
 		}
-		through := c.Path == perf.PodServicePod || c.Path == kube.Hairpin || c.Path == kube.NodePort
+		through := c.Path == perf.PodServicePod || c.Path == kube.Hairpin || c.Path == kube.NodePort || c.Path == kube.Balancer
 		if moved, seen := c.Moved[perf.Connections]; seen != (c.Round == 1) || seen && (moved > 0) != through {
 			t.Errorf("round %d, %s: %v", c.Round, c.Path, c.Moved)
 		}
 		p := c.Result.Path
-		if p.Data.Addr().Is6() != v6 || podNet.Contains(p.PeerLocal.Addr()) != (c.Path != perf.NodeNode) || (p.PeerLocal.Addr() != p.Data.Addr()) != through {
+		if p.Data.Addr().Is6() != v6 || podNet.Contains(p.PeerLocal.Addr()) != (c.Path != perf.NodeNode && c.Path != kube.PodNode) || (p.PeerLocal.Addr() != p.Data.Addr()) != through {
 			t.Errorf("%s: %+v", c.Path, p)
 		}
 		if (c.Path == perf.PodPod || c.Path == perf.PodServicePod) && p.SeenByPeer != p.Local {
@@ -151,6 +153,22 @@ func testPerfPaths(t *testing.T, v6 bool) {
 		t.Errorf("warnings %q", e.Warnings)
 	}
 	perfGone(t)
+}
+
+// balance gives the run's Service an address, as a load balancer would, until it is told to stop.
+func balance(ip string) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ; ctx.Err() == nil; time.Sleep(500 * time.Millisecond) {
+			namespace, _ := try("get", "services", "-A", "-l", kube.ManagedLabel+"="+kube.Manager, "-o", "jsonpath={.items[*].metadata.namespace}")
+			if namespace != "" {
+				_, _ = try("-n", namespace, "patch", "service", "server", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"`+ip+`"}]}}}`)
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // testPerfOneNode: both ends on one node, when that is asked for.
