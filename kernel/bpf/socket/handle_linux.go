@@ -30,6 +30,7 @@ type Handle struct {
 	dir, cgroup string
 	objects     objectsObjects
 	links       map[ebpf.AttachType]link.Link
+	alone       bool // no programs of other layouts are left
 }
 
 // attachments are the programs' places at a cgroup, and the files of their pins.
@@ -93,15 +94,19 @@ func (h *Handle) Attach() (string, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
-	if h.attachedTo(st.Ino) {
-		return dir, nil
-	}
-	for _, at := range order {
-		if err := h.attach(at, int(f.Fd()), st.Ino); err != nil {
-			return "", fmt.Errorf("%s at %s: %w", attachments[at], dir, err)
+	if !h.attachedTo(st.Ino) {
+		for _, at := range order {
+			if err := h.attach(at, int(f.Fd()), st.Ino); err != nil {
+				return "", fmt.Errorf("%s at %s: %w", attachments[at], dir, err)
+			}
 		}
 	}
-	return dir, bpf.RemoveOthers(h.dir)
+	if h.alone {
+		return dir, nil
+	}
+	err = bpf.RemoveOthers(h.dir)
+	h.alone = err == nil
+	return dir, err
 }
 
 // attachedTo says that all programs are at the cgroup of a number, which one that is

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -232,5 +233,74 @@ func TestPodsCgroup(t *testing.T) {
 	must(t, err)
 	if got, err := PodsCgroup("/sys/fs/cgroup"); got == root || err != nil && !strings.Contains(err.Error(), "no cgroup of pods") {
 		t.Errorf("the root: %q, %v", got, err)
+	}
+}
+
+// Of two cgroups of pods, as a change of the kubelet's driver leaves them, it is the
+// one that has processes; where that does not tell, both are named.
+func TestPodsIn(t *testing.T) {
+	const slice, plain = "kubepods.slice", "kubepods"
+	for _, test := range []struct {
+		name  string
+		there map[string]bool // has processes
+		want  string
+	}{
+		{"none", nil, ""},
+		{"one, no pod yet", map[string]bool{plain: false}, plain},
+		{"systemd's is left", map[string]bool{slice: false, plain: true}, plain},
+		{"cgroupfs's is left", map[string]bool{slice: true, plain: false}, slice},
+		{"both are used", map[string]bool{slice: true, plain: true}, ""},
+		{"none is used", map[string]bool{slice: false, plain: false}, ""},
+	} {
+		base := t.TempDir()
+		for dir, used := range test.there {
+			must(t, os.Mkdir(filepath.Join(base, dir), 0o755))
+			text := map[bool]string{false: "populated 0\nfrozen 0\n", true: "populated 1\nfrozen 0\n"}[used]
+			must(t, os.WriteFile(filepath.Join(base, dir, "cgroup.events"), []byte(text), 0o600))
+		}
+		got, err := podsIn(base)
+		if test.want != "" && (err != nil || got != filepath.Join(base, test.want)) {
+			t.Errorf("%s: %q, %v", test.name, got, err)
+		}
+		if test.want == "" && (err == nil || len(test.there) == 2 && (!strings.Contains(err.Error(), base+"/"+slice) || !strings.Contains(err.Error(), base+"/"+plain))) {
+			t.Errorf("%s: %q, %v", test.name, got, err)
+		}
+	}
+}
+
+// populated is told by a real cgroup.
+func TestPopulated(t *testing.T) {
+	dir := newCgroup(t)
+	if populated(dir) {
+		t.Error("nothing is in it yet")
+	}
+	c := newClient(t, dir)
+	if !populated(dir) {
+		t.Error("a process is in it")
+	}
+	c.end()
+}
+
+// What an agent of another layout has left, and cannot be removed at once, is removed
+// at a later turn.
+func TestOtherLayout_again(t *testing.T) {
+	m := newMachine(t)
+	m.Close()
+	busy := filepath.Join(m.config.Dir, "socket-v99", "busy")
+	must(t, os.MkdirAll(busy, 0o700))
+	must(t, unix.Mount("none", busy, "tmpfs", 0, ""))
+	free := sync.OnceFunc(func() { must(t, unix.Unmount(busy, 0)) })
+	t.Cleanup(free)
+	h, err := Open(m.config)
+	must(t, err)
+	t.Cleanup(h.Close)
+	if _, err := h.Attach(); err == nil {
+		t.Error("nothing is said of what cannot be removed")
+	}
+	free()
+	_, err = h.Attach()
+	must(t, err)
+	if _, err := os.Stat(filepath.Dir(busy)); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", filepath.Dir(busy), err)
 	}
 }
