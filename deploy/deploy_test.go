@@ -103,7 +103,12 @@ func TestChart_values(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path := range leaves(values, "") {
+		whole := whole
 		changed := render(t, func(v map[string]any) { set(v, strings.Split(path, "."), "other") })
+		if path == "fastPathSysAdmin" { // a part of fastPath
+			whole = render(t, func(v map[string]any) { v["fastPath"] = true })
+			changed = render(t, func(v map[string]any) { v["fastPath"], v[path] = true, true })
+		}
 		if path == "dns.enabled" {
 			changed = render(t, func(v map[string]any) { set(v, strings.Split(path, "."), false) })
 			if len(changed) != len(whole)-11 {
@@ -133,26 +138,30 @@ func TestChart_largeNumber(t *testing.T) {
 // for it, and only then; the BPF file system always, so that it can be taken away.
 func TestChart_fastPath(t *testing.T) {
 	for _, tc := range []struct {
-		fast, sockets bool
-		args          string
-		add           string
-		cgroup        bool
+		fast, sockets, admin bool
+		args                 string
+		add                  string
+		cgroup               bool
 	}{
-		{false, false, "", "NET_ADMIN", false},
-		{true, false, "--fast-path=auto --socket-lb=off", "NET_ADMIN BPF PERFMON", false},
-		{false, true, "--fast-path=off --socket-lb=auto", "NET_ADMIN BPF PERFMON", true},
-		{true, true, "--fast-path=auto --socket-lb=auto", "NET_ADMIN BPF PERFMON", true},
+		{false, false, false, "", "NET_ADMIN", false},
+		{false, false, true, "", "NET_ADMIN", false},
+		{true, false, false, "--fast-path=auto --socket-lb=off]", "NET_ADMIN BPF PERFMON", false},
+		{true, false, true, "--fast-path=auto --socket-lb=off]", "NET_ADMIN BPF PERFMON SYS_ADMIN", false},
+		{false, true, true, "--fast-path=off --socket-lb=auto --cgroup=/host/sys/fs/cgroup]", "NET_ADMIN BPF PERFMON", true},
+		{true, true, false, "--fast-path=auto --socket-lb=auto --cgroup=/host/sys/fs/cgroup]", "NET_ADMIN BPF PERFMON", true},
 	} {
 		text := ""
-		for _, o := range render(t, func(v map[string]any) { v["fastPath"], v["socketLB"] = tc.fast, tc.sockets }) {
+		for _, o := range render(t, func(v map[string]any) {
+			v["fastPath"], v["socketLB"], v["fastPathSysAdmin"] = tc.fast, tc.sockets, tc.admin
+		}) {
 			if m := o.(map[string]any); m["kind"] == "DaemonSet" && strings.Contains(fmt.Sprint(m["metadata"]), "podlane-agent") {
 				text = fmt.Sprint(m)
 			}
 		}
 		if !strings.Contains(text, tc.args) || (tc.args == "") == strings.Contains(text, "--fast-path") ||
-			!strings.Contains(text, "map[add:["+tc.add+"] drop:[ALL]]") || !strings.Contains(text, "map[mountPath:/sys/fs/bpf name:bpf]") ||
+			!strings.Contains(text, "map[add:["+tc.add+"] drop:[ALL]]") || !strings.Contains(text, "map[mountPath:/host/sys/fs/bpf name:bpf]") || !strings.Contains(text, "map[name:PODLANE_BPF_DIR value:/host/sys/fs/bpf/podlane]") ||
 			strings.Contains(text, "/host/sys/fs/cgroup name:cgroup") != tc.cgroup || strings.Contains(text, "privileged:true") {
-			t.Errorf("fastPath %v, socketLB %v: %s", tc.fast, tc.sockets, text)
+			t.Errorf("fastPath %v, socketLB %v, fastPathSysAdmin %v: %s", tc.fast, tc.sockets, tc.admin, text)
 		}
 	}
 }
@@ -213,7 +222,7 @@ func TestUninstall(t *testing.T) {
 			t.Errorf("%v: an uninstallation needs no rights in the API", kind)
 		}
 	}
-	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "/sys/fs/bpf") != 2 {
+	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "mountPath: /host/sys/fs/bpf}") != 1 || strings.Count(text, "--bpf-dir=/host/sys/fs/bpf/podlane") != 2 {
 		t.Error(text)
 	}
 }

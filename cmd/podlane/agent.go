@@ -75,7 +75,7 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.BoolVar(&f.check, "check", false, "check the flags and the source, then exit")
 	fl.StringVar(&f.serviceProxy, "service-proxy", string(takeover.Auto), "serve the node's Services: auto (unless kube-proxy does), on, off")
 	fl.StringVar(&f.fastPath, "fast-path", string(fastpath.Default), "packets between pods past routing and netfilter, by tc eBPF: auto (where the kernel can), on, off")
-	fl.StringVar(&f.bpfDir, "bpf-dir", defaultBPFDir, "folder of a BPF file system for the fast path and --socket-lb, this node's own")
+	fl.StringVar(&f.bpfDir, "bpf-dir", bpfDir(), "folder of a BPF file system for the fast path and --socket-lb, this node's own")
 	fl.StringVar(&f.socketLB, "socket-lb", string(agent.DefaultSocketLB), "TCP connections of pods to cluster IPs go to an endpoint from the start, by cgroup eBPF: auto (where the kernel can), on, off")
 	fl.StringVar(&f.cgroup, "cgroup", "/sys/fs/cgroup", "for --socket-lb: the machine's cgroup file system, or the cgroup of this node's pods")
 	fl.StringVar(&f.backend, "proxy-backend", string(agent.AutoBackend), "how Services are brought to the kernel: auto (nftables, where the kernel can), nftables, iptables (by the host's programs)")

@@ -19,7 +19,7 @@ import (
 )
 
 // bpfDirVariable names the agent's --bpf-dir in a node of a lab, where several nodes
-// share one file system.
+// share one file system, and in a container, where it is mounted elsewhere: for the agent and for whatever is run beside it.
 const (
 	defaultBPFDir  = "/sys/fs/bpf/podlane"
 	bpfDirVariable = "PODLANE_BPF_DIR"
