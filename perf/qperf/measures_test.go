@@ -81,6 +81,7 @@ func TestStreams(t *testing.T) {
 
 // A pace is kept, by one stream and by several together.
 func TestPace(t *testing.T) {
+	favour(t)
 	wire(t)
 	for _, test := range []Test{TCPBandwidth, TCPStreams} {
 		unlessStalled(t, func() string {
@@ -171,6 +172,7 @@ func knownLoss(t *testing.T, sent uint64, args ...string) {
 
 // Known truth: 100 Mbit/s on the wire. What arrives without loss is just below it, in payload.
 func TestSearch_knownTruth(t *testing.T) {
+	favour(t)
 	wire(t)
 	if out, err := exec.Command("tc", "qdisc", "add", "dev", "a0", "root", "tbf", "rate", "100mbit", "burst", "16kb", "latency", "5ms").CombinedOutput(); err != nil {
 		t.Skipf("needs tc with tbf: %v: %s", err, out)
@@ -178,11 +180,12 @@ func TestSearch_knownTruth(t *testing.T) {
 	const truth = 100e6 / 8 * 1400 / 1442 // payload / frame
 	unlessStalled(t, func() string {
 		s := inNamespace(t, "-t", "500ms", ends[0], "udp_max").Search
-		switch found := fmt.Sprintf("no loss %.4g, half a percent %.4g, truth %.4g", s.NoLoss, s.HalfPercent, truth); {
+		found := fmt.Sprintf("no loss %.4g, half a percent %.4g, truth %.4g", s.NoLoss, s.HalfPercent, truth)
+		switch {
+		case s.NoLoss > 1.05*truth || s.HalfPercent > 1.05*truth || s.HalfPercent < s.NoLoss: // which no load makes
+			t.Fatal(found)
 		case s.NoLoss > 1.003*truth || s.HalfPercent > 1.003*truth || s.NoLoss < 0.95*truth || s.SenderLimited:
 			return found
-		case s.HalfPercent < s.NoLoss: // which no load makes
-			t.Error(found)
 		}
 		return ""
 	})
@@ -196,6 +199,21 @@ func TestSearch_knownTruth(t *testing.T) {
 	})
 }
 
+// favour has the kernel prefer this test's thread and what it starts to other work, where it may.
+func favour(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
+	tid := unix.Gettid()
+	was, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+	if err != nil || unix.Setpriority(unix.PRIO_PROCESS, tid, mostFavoured) != nil {
+		return // needs root
+	}
+	t.Cleanup(func() { _ = unix.Setpriority(unix.PRIO_PROCESS, tid, 20-was) }) // the kernel gives 20 less the nice value
+}
+
+const mostFavoured = -20
+
 // unlessStalled tries until nothing is wrong. On a busy machine both ends stand still for moments, which moves a clock's end and overruns
 // queues; so what is wrong is tried again, but only where a CPU is seen to have kept a thread waiting meanwhile, and not for ever.
 func unlessStalled(t *testing.T, try func() (wrong string)) {
@@ -204,18 +222,19 @@ func unlessStalled(t *testing.T, try func() (wrong string)) {
 		stalled := watchCPUs(t)
 		wrong := try()
 		longest := stalled()
+		t.Logf("the longest stall of a CPU was %s", longest)
 		if wrong == "" {
 			return
 		}
-		if wrong = fmt.Sprintf("%s; the longest stall of a CPU was %s", wrong, longest); longest < stall || attempt == 8 {
+		if longest < stall || attempt == 8 {
 			t.Fatal(wrong)
 		}
 		t.Log(wrong)
 	}
 }
 
-// stall is enough to move a measurement of half a second by more than its test allows.
-const stall = 2 * time.Millisecond
+// stall is more than on a quiet machine, and moves a measurement of half a second by more than its test allows.
+const stall = 4 * time.Millisecond
 
 // watchCPUs has a thread of each CPU sleep and wake; stop gives by how much the latest of them woke too late.
 func watchCPUs(t *testing.T) (stop func() time.Duration) {
@@ -228,6 +247,7 @@ func watchCPUs(t *testing.T) (stop func() time.Duration) {
 			var only unix.CPUSet
 			only.Set(cpu)
 			_ = unix.SchedSetaffinity(0, &only)
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, mostFavoured) // as the test's processes
 			late := time.Duration(0)
 			for !ended.Load() {
 				slept := time.Now()

@@ -38,11 +38,26 @@ func TestParseLayout(t *testing.T) {
 	}
 }
 
+func names(t *testing.T, o Options) (all []string) {
+	t.Helper()
+	layouts, err := o.layouts()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, l := range layouts {
+		all = append(all, l.name)
+	}
+	return all
+}
+
 func TestLayouts_backends(t *testing.T) {
 	o := Options{Name: "x", Overlays: []string{"direct", "flannel-vxlan", "vxlan+normal"}, Backends: []string{"nftables", "iptables"}}
-	want := []string{"x-direct-nftables", "x-direct-iptables", "x-flannel-vxlan", "x-vxlan-normal-nftables", "x-vxlan-normal-iptables"}
-	if got := o.Names(); !slices.Equal(got, want) {
+	want := []string{"direct+nftables", "direct+iptables", "flannel-vxlan", "vxlan+normal+nftables", "vxlan+normal+iptables"}
+	if got := names(t, o); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+	if labs := o.Names(); len(labs) != 5 || labs[0] != "x-1" || labs[4] != "x-5" {
+		t.Errorf("labs %q", labs)
 	}
 	o.Backends = []string{"iptables"}
 	if got, err := o.layouts(); err != nil || got[0].name != "direct" || got[0].backend != "iptables" {
@@ -58,8 +73,8 @@ func TestLayouts_backends(t *testing.T) {
 
 func TestLayouts_services(t *testing.T) {
 	o := Options{Name: "x", Overlays: []string{"direct", "flannel-vxlan"}, Backends: []string{"nftables", "iptables"}, Services: []int{0, 500}}
-	want := []string{"x-direct-nftables-0svc", "x-direct-nftables-500svc", "x-direct-iptables-0svc", "x-direct-iptables-500svc", "x-flannel-vxlan"}
-	if got := o.Names(); !slices.Equal(got, want) {
+	want := []string{"direct+nftables+0svc", "direct+nftables+500svc", "direct+iptables+0svc", "direct+iptables+500svc", "flannel-vxlan"}
+	if got := names(t, o); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	o.Backends, o.Services = nil, []int{500}

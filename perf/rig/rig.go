@@ -41,7 +41,7 @@ var Further = []string{NodePod, PodNode, SameNode, Hairpin, NodePort, Balancer}
 
 // Options say what to measure.
 type Options struct {
-	Name     string   // of the labs, each followed by its overlay
+	Name     string   // of the labs, each followed by a number
 	Overlays []string // Layouts; none means vxlan and direct
 	Backends []string // of the service proxy; none means auto
 	Services []int    // beside the one that is measured: of each number a lab; none means 0
@@ -61,13 +61,14 @@ const (
 func (o Options) Names() []string {
 	var names []string
 	layouts, _ := o.layouts() // what is wrong with them, Run says
-	for _, l := range layouts {
-		names = append(names, o.labName(l))
+	for i := range layouts {
+		names = append(names, o.labName(i))
 	}
 	return names
 }
 
-func (o Options) labName(l layout) string { return o.Name + "-" + strings.ReplaceAll(l.name, "+", "-") }
+// labName is a number's, as a lab's name is short.
+func (o Options) labName(i int) string { return fmt.Sprintf("%s-%d", o.Name, i+1) }
 
 func (o Options) overlays() []string {
 	if len(o.Overlays) == 0 {
@@ -102,8 +103,8 @@ func Run(ctx context.Context, o Options) (_ *perf.Evaluation, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.down()) }()
-	for _, l := range layouts {
-		if err := r.up(ctx, l); err != nil {
+	for i, l := range layouts {
+		if err := r.up(ctx, o.labName(i), l); err != nil {
 			return nil, err
 		}
 	}
@@ -127,7 +128,7 @@ type bench struct {
 	service lab.ServiceStatus
 }
 
-func (r *rig) up(ctx context.Context, l layout) error {
+func (r *rig) up(ctx context.Context, name string, l layout) error {
 	r.Progress(fmt.Sprintf("bringing up a lab of two nodes, overlay %s", l.name))
 	families := cmp.Or(r.Families, "ipv4")
 	objects, problems := file.Parse("perf", fmt.Appendf(nil, manifests, namespace, near, far, service, balancers[families]))
@@ -135,7 +136,6 @@ func (r *rig) up(ctx context.Context, l layout) error {
 		return errors.New(problems[0].String())
 	}
 	objects.Services = append(objects.Services, others(l.services)...)
-	name := r.labName(l)
 	client, err := lab.Up(ctx, lab.Options{
 		Name: name, Nodes: 2, Overlay: string(l.overlay), ProxyBackend: l.backend, FastPath: string(l.fastPath), SocketLB: string(l.socketLB), Families: families, Objects: objects,
 		Timeout: time.Minute + time.Duration(l.services)*20*time.Millisecond,
