@@ -16,7 +16,7 @@ var ErrInvalid = errors.New("invalid run")
 // What podlane's own data path counts, as `podlane perf witness` gives it.
 const (
 	Connections = "connections through the Service" // by the rules' own counters
-	Tunnelled   = "packets in the overlay"          // by the device's
+	Tunnelled   = "packets in the overlay"          // by the device's, and the fast path's programs'
 	Shortened   = "packets on the fast path"        // by its programs'
 	AtSockets   = "connections translated at the socket"
 )

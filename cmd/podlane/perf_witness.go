@@ -50,6 +50,9 @@ func newPerfWitness() *cobra.Command {
 					if strings.HasPrefix(c.Reason, "shortcut_") {
 						counts[perf.Shortened] += c.Packets
 					}
+					if c.Reason == "shortcut_encap" || c.Reason == "shortcut_decap" { // past the overlay's device
+						counts[perf.Tunnelled] += c.Packets
+					}
 				}
 				for _, c := range s.SocketLB.Counters {
 					if c.Reason == "translated" {

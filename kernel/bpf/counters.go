@@ -2,7 +2,7 @@ package bpf
 
 // reasons are the names of enum reason of fastpath.c, in its order.
 var reasons = []string{
-	"shortcut_local", "shortcut_direct", "shortcut_vxlan", "shortcut_in",
+	"shortcut_local", "shortcut_direct", "shortcut_vxlan", "shortcut_in", "shortcut_encap", "shortcut_decap",
 	"pass_other", "pass_protocol", "pass_fragment", "pass_options", "pass_nat", "pass_ttl", "pass_size", "pass_pod", "pass_source",
 }
 

@@ -4,9 +4,10 @@
 // The fast path: packets between pods past routing and netfilter.
 //
 //   pod ═ host veth ─► pl_from_pod ─┬─► bpf_redirect_peer   pod of the same node
-//                                ├─► bpf_redirect_neigh  uplink, next hop the peer node
+//                                ├─► bpf_redirect_neigh  uplink, next hop the peer node, or the way to it
+//                                │                        with the packet in VXLAN
 //                                └─► bpf_redirect        VTEP, Ethernet addressed to the peer's VTEP
-//   uplink, VTEP ─► pl_to_pod ─────────► bpf_redirect_peer   pod of this node
+//   uplink, VTEP ─► pl_to_pod ─────────► bpf_redirect_peer   pod of this node, out of VXLAN if need be
 //
 // Whatever is not plain TCP or UDP between two pods that both maps know, and
 // whatever conntrack translates, gets TCX_NEXT: the kernel goes on as if the
@@ -28,6 +29,10 @@
 #define NEXT (-1) // TCX_NEXT and TC_ACT_UNSPEC: the next program, then the normal path
 #define AF_INET 2
 #define AF_INET6 10
+#define ECN_MASK 3
+#define ECN_ECT_0 2
+#define ECN_CE 3
+#define DECAP_L3_IPV6 (1ULL << 8) // BPF_F_ADJ_ROOM_DECAP_L3_IPV6, Linux 6.3
 
 // Reasons, in the order of reasons in counters.go.
 enum reason {
@@ -35,6 +40,8 @@ enum reason {
 	SHORTCUT_DIRECT,
 	SHORTCUT_VXLAN,
 	SHORTCUT_IN,
+	SHORTCUT_ENCAP, // put into VXLAN here, not by the VTEP
+	SHORTCUT_DECAP, // taken out of VXLAN here
 	PASS_OTHER,    // not from pod to pod
 	PASS_PROTOCOL, // neither TCP nor UDP: ICMP and its errors, SCTP, ESP, IPv6 extension headers
 	PASS_FRAGMENT,
@@ -64,6 +71,15 @@ struct peer_key {
 	struct addr addr;
 };
 
+// What is around a packet in VXLAN, and where it leaves.
+struct outer {
+	__u32 ifindex;   // the uplink; 0: the VTEP encapsulates and decapsulates
+	__be32 src, dst; // the nodes'
+	__be32 vni;      // as it is in the header
+	__be16 port;
+	__u16 pad;
+};
+
 struct peer {
 	__u32 ifindex;
 	__u32 mtu;
@@ -71,6 +87,7 @@ struct peer {
 	struct addr via;
 	__u8 dst[ETH_ALEN]; // the two VTEPs'
 	__u8 src[ETH_ALEN];
+	struct outer outer;
 };
 
 struct {
@@ -158,10 +175,12 @@ struct packet {
 	__be16 sport, dport;
 	__u8 proto;
 	__u8 ttl;
+	__u8 ecn;
 	bool v6;
 	bool opens;   // may be the first packet of a flow
 	bool ends;    // is one of the last of a TCP connection
 	__u16 headers; // bytes of IP and TCP or UDP headers
+	__u16 wrap;    // bytes of VXLAN in front of them, with what is around it
 };
 
 static __always_inline int pass(__u32 why)
@@ -204,13 +223,14 @@ static __always_inline int transport(struct packet *p, void *l4, void *end)
 	return PASS_PROTOCOL;
 }
 
-// parse reads the headers. It gives -1, or why the packet is not plain.
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+// parse reads the headers of a packet, of which protocol Ethernet tells. It gives -1, or why the
+// packet is not plain.
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p, __be16 protocol)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)skb->data + p->wrap, *end = (void *)(long)skb->data_end;
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return PASS_OTHER;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = data + ETH_HLEN;
 		if ((void *)(ip + 1) > end)
 			return PASS_PROTOCOL;
@@ -219,6 +239,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		p->dst.word[3] = ip->daddr;
 		p->proto = ip->protocol;
 		p->ttl = ip->ttl;
+		p->ecn = ip->tos & ECN_MASK;
 		if (ip->version != 4 || ip->ihl != 5)
 			return PASS_OPTIONS;
 		if (ip->frag_off & bpf_htons(0x3fff)) // MF and offset
@@ -226,7 +247,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		p->headers = sizeof(*ip);
 		return transport(p, ip + 1, end);
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	if (protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
 		if ((void *)(ip + 1) > end)
 			return PASS_PROTOCOL;
@@ -234,6 +255,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
 		p->proto = ip->nexthdr;
 		p->ttl = ip->hop_limit;
+		p->ecn = ip->flow_lbl[0] >> 4 & ECN_MASK;
 		p->v6 = true;
 		p->headers = sizeof(*ip);
 		if (ip->version != 6)
@@ -354,7 +376,7 @@ static __always_inline bool fits(struct __sk_buff *skb, const struct packet *p, 
 {
 	if (skb->gso_size)
 		return p->headers + skb->gso_size <= mtu;
-	return skb->len - ETH_HLEN <= mtu;
+	return skb->len - ETH_HLEN - p->wrap <= mtu;
 }
 
 // hop takes one from the TTL. The IPv4 header's sum stays what it was, as the
@@ -390,24 +412,103 @@ static __always_inline bool address(struct __sk_buff *skb, const __u8 *dst, cons
 
 static const __u8 host_mac[ETH_ALEN] = { 0x02, 'p', 'o', 'd', 'l', 'n' };
 
+// encap is what VXLAN puts between a packet's Ethernet header and its IP header (RFC 7348, section 5).
+struct encap {
+	struct iphdr ip;
+	struct udphdr udp;
+	__be32 flags;
+	__be32 vni;
+	struct ethhdr inner;
+};
+
+#define ENCAP_LEN (offsetof(struct encap, inner) + ETH_HLEN)
+#define VXLAN_I bpf_htonl(1 << 27)
+
+#define ENCAP_FLAGS (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
+		     BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+
+// decapsulate takes a packet out of VXLAN. It says false where the kernel cannot: IPv6 in IPv4
+// before Linux 6.3. The packet is as it was then.
+static __always_inline bool decapsulate(struct __sk_buff *skb, const struct packet *p)
+{
+	if (bpf_skb_adjust_room(skb, -(__s32)ENCAP_LEN, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | (p->v6 ? DECAP_L3_IPV6 : 0)))
+		return false;
+	__be16 protocol = bpf_htons(p->v6 ? ETH_P_IPV6 : ETH_P_IP);
+	bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &protocol, sizeof(protocol), 0);
+	return true;
+}
+
+// keep leaves the packet to the normal path. What is in VXLAN is counted when the VTEP has taken
+// it out.
+static __always_inline int keep(const struct packet *p, __u32 why)
+{
+	return p->wrap ? NEXT : pass(why);
+}
+
 // deliver hands the packet to a local pod.
 static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p, const struct pod *to, __u32 as)
 {
 	if (to->normal)
-		return pass(PASS_POD);
+		return keep(p, PASS_POD);
 	if (to->ifindex == skb->ifindex)
-		return pass(PASS_OTHER);
+		return keep(p, PASS_OTHER);
 	if (p->ttl <= 1)
-		return pass(PASS_TTL);
+		return keep(p, PASS_TTL);
 	if (!fits(skb, p, to->mtu))
-		return pass(PASS_SIZE);
+		return keep(p, PASS_SIZE);
 	if (nated(skb, p))
-		return pass(PASS_NAT);
+		return keep(p, PASS_NAT);
+	if (p->wrap && !decapsulate(skb, p))
+		return NEXT;
 	if (!hop(skb, p) || !address(skb, to->mac, host_mac))
 		return pass(PASS_PROTOCOL);
 	note(p);
 	count(as);
 	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+// outer_of is what a VTEP of Linux would put around a packet, but for the checksum of UDP, which
+// may be none. len is from the outer IP header on.
+static __always_inline struct encap outer_of(const struct packet *p, const struct peer *to, __u16 len, __u32 hash)
+{
+	struct encap e = {
+		.ip = { .version = 4, .ihl = 5, .tos = p->ecn == ECN_CE ? ECN_ECT_0 : p->ecn, .tot_len = bpf_htons(len), .id = bpf_get_prandom_u32(),
+			.ttl = 64, .protocol = IPPROTO_UDP, .saddr = to->outer.src, .daddr = to->outer.dst },
+		.udp = { .source = bpf_htons(0xc000 | (hash ^ hash >> 16)), .dest = to->outer.port, .len = bpf_htons(len - sizeof(struct iphdr)) },
+		.flags = VXLAN_I,
+		.vni = to->outer.vni,
+		.inner = { .h_proto = bpf_htons(p->v6 ? ETH_P_IPV6 : ETH_P_IP) },
+	};
+	__builtin_memcpy(e.inner.h_dest, to->dst, ETH_ALEN);
+	__builtin_memcpy(e.inner.h_source, to->src, ETH_ALEN);
+	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)&e.ip, sizeof(e.ip), 0);
+	sum = (sum & 0xffff) + (sum >> 16);
+	e.ip.check = ~((sum & 0xffff) + (sum >> 16));
+	return e;
+}
+
+// encapsulate puts a packet into VXLAN and says where it goes then. It says false where the VTEP has to
+// do it: the way to the node is not the uplink's, its neighbour is not known, the packet would have
+// to be cut, or the kernel cannot (Linux 5.14). The packet is as it was then.
+static __always_inline bool encapsulate(struct __sk_buff *skb, const struct packet *p, const struct peer *to, struct bpf_redir_neigh *next)
+{
+	__u32 len = skb->len - ETH_HLEN + ENCAP_LEN;
+	struct bpf_fib_lookup way = {
+		.family = AF_INET, .l4_protocol = IPPROTO_UDP, .ifindex = skb->ifindex, .ipv4_src = to->outer.src, .ipv4_dst = to->outer.dst,
+		.tot_len = skb->gso_size ? p->headers + skb->gso_size + ENCAP_LEN : len,
+	};
+	if (!to->outer.ifindex || len > 0xffff)
+		return false;
+	if (bpf_fib_lookup(skb, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_SUCCESS || way.ifindex != to->outer.ifindex || way.family != AF_INET)
+		return false;
+	__u32 hash = bpf_get_hash_recalc(skb);
+	if (bpf_skb_adjust_room(skb, ENCAP_LEN, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
+		return false;
+	struct encap e = outer_of(p, to, len, hash);
+	bpf_skb_store_bytes(skb, ETH_HLEN, &e, ENCAP_LEN, 0);
+	next->nh_family = AF_INET;
+	next->ipv4_nh = way.ipv4_dst;
+	return true;
 }
 
 // leave sends the packet to the node that has the pod.
@@ -422,19 +523,23 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p, 
 	if (!hop(skb, p))
 		return pass(PASS_PROTOCOL);
 	note(p);
+	struct bpf_redir_neigh next = { .nh_family = to->family };
 	if (!to->family) {
+		if (encapsulate(skb, p, to, &next)) {
+			count(SHORTCUT_ENCAP);
+			return bpf_redirect_neigh(to->outer.ifindex, &next, sizeof(next), 0);
+		}
 		if (!address(skb, to->dst, to->src))
 			return pass(PASS_PROTOCOL);
 		count(SHORTCUT_VXLAN);
 		return bpf_redirect(to->ifindex, 0);
 	}
-	struct bpf_redir_neigh hop = { .nh_family = to->family };
 	if (to->family == AF_INET)
-		hop.ipv4_nh = to->via.word[3];
+		next.ipv4_nh = to->via.word[3];
 	else
-		__builtin_memcpy(hop.ipv6_nh, &to->via, 16);
+		__builtin_memcpy(next.ipv6_nh, &to->via, 16);
 	count(SHORTCUT_DIRECT);
-	return bpf_redirect_neigh(to->ifindex, &hop, sizeof(hop), 0);
+	return bpf_redirect_neigh(to->ifindex, &next, sizeof(next), 0);
 }
 
 static __always_inline struct peer *peer_of(const struct addr *a)
@@ -459,7 +564,7 @@ int pl_from_pod(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	linear(skb);
-	int why = parse(skb, &p);
+	int why = parse(skb, &p, skb->protocol);
 	if (why == PASS_OTHER)
 		return pass(why);
 	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
@@ -481,15 +586,60 @@ int pl_from_pod(struct __sk_buff *skb)
 	return leave(skb, &p, peer);
 }
 
+static __always_inline bool same(const __u8 *a, const __u8 *b)
+{
+	bool same = true;
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		same = same && a[i] == b[i];
+	return same;
+}
+
+// linear_inner has the headers of what is in VXLAN in the packet's linear part.
+static __always_inline bool linear_inner(struct __sk_buff *skb)
+{
+	__u32 need = ETH_HLEN + ENCAP_LEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr);
+	if (need > skb->len)
+		need = skb->len;
+	return (long)skb->data_end - (long)skb->data >= need || !bpf_skb_pull_data(skb, need);
+}
+
+// from_vxlan takes in a packet that another node has put into VXLAN. The VTEP gets what is not as a
+// program of ours would have sent it, and what takes more than to take it out: the outer
+// header's congestion mark; UDP in segments, which the kernel would still hold for a tunnel's.
+static __always_inline int from_vxlan(struct __sk_buff *skb, const struct packet *around)
+{
+	if (around->ecn == ECN_CE || !linear_inner(skb))
+		return NEXT;
+	struct encap *e = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)e + ENCAP_LEN > (void *)(long)skb->data_end || e->udp.check || e->flags != VXLAN_I)
+		return NEXT;
+	struct encap o;
+	__builtin_memcpy(&o, e, ENCAP_LEN);
+	struct packet p = { .wrap = ENCAP_LEN };
+	if (parse(skb, &p, o.inner.h_proto) >= 0 || (skb->gso_size && p.proto != IPPROTO_TCP))
+		return NEXT;
+	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
+	struct peer *from = to ? peer_of(&p.src) : NULL;
+	if (!from || from->outer.dst != o.ip.saddr || from->outer.src != o.ip.daddr || from->outer.vni != o.vni || from->outer.port != o.udp.dest ||
+	    !same(from->src, o.inner.h_dest))
+		return NEXT;
+	return deliver(skb, &p, to, SHORTCUT_DECAP);
+}
+
 SEC("tc")
 int pl_to_pod(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	linear(skb);
-	int why = parse(skb, &p);
+	int why = parse(skb, &p, skb->protocol);
 	if (why == PASS_OTHER)
 		return pass(why);
 	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
+	if (!to && why < 0 && !p.v6 && p.proto == IPPROTO_UDP) {
+		int action = from_vxlan(skb, &p);
+		return action == NEXT ? pass(PASS_OTHER) : action;
+	}
 	if (!to) {
 		if (why < 0)
 			tell(skb, &p);

@@ -32,6 +32,16 @@ type objectsOpener struct {
 	Part uint16
 }
 
+type objectsOuter struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Src     uint32
+	Dst     uint32
+	Vni     uint32
+	Port    uint16
+	Pad     uint16
+}
+
 type objectsPeer struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -40,6 +50,7 @@ type objectsPeer struct {
 	Via     objectsAddr
 	Dst     [6]uint8
 	Src     [6]uint8
+	Outer   objectsOuter
 }
 
 type objectsPeerKey struct {

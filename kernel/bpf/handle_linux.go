@@ -27,7 +27,7 @@ const (
 
 // layout is raised with every change of the maps that an older program could
 // not read.
-const layout = "v1"
+const layout = "v2"
 
 // Config says where the pins are and how to attach.
 type Config struct {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/podlane/podlane/overlay/fastpath"
 )
 
 // readMaps reads what the maps have: what an agent before left in them.
@@ -49,7 +51,7 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 		if !h.stays(p.Dev) || slices.ContainsFunc(p.From, func(dev string) bool { return !h.stays(dev) }) {
 			continue
 		}
-		peer := objectsPeer{Ifindex: uint32(h.index[p.Dev]), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src}
+		peer := objectsPeer{Ifindex: uint32(h.index[p.Dev]), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src, Outer: h.outer(p.Outer)}
 		switch {
 		case p.Via.Is4():
 			peer.Family, peer.Via = unix.AF_INET, toAddr(p.Via)
@@ -59,6 +61,20 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 		peers[cidr] = peer
 	}
 	return pods, peers
+}
+
+// outer gives the numbers as they are in a packet.
+func (h *Handle) outer(o fastpath.Outer) (raw objectsOuter) {
+	i, exists := h.index[o.Dev]
+	if !exists {
+		return raw
+	}
+	src, dst := o.Src.As4(), o.Dst.As4()
+	raw.Ifindex = uint32(i)
+	raw.Src, raw.Dst = binary.NativeEndian.Uint32(src[:]), binary.NativeEndian.Uint32(dst[:])
+	raw.Vni = binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, o.VNI<<8))
+	raw.Port = binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, o.Port))
+	return raw
 }
 
 // update brings the maps to entries. What is not wanted goes first: a packet must

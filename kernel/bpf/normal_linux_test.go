@@ -205,7 +205,7 @@ func TestAsymmetric(t *testing.T) {
 	for _, v6 := range families {
 		before := w.forwarded(t)
 		n1.grows(t, "shortcut_direct", func() { talk(t, "out directly", n1.pods[1].ns, n2.pods[0].addr(v6)) })
-		n2.grows(t, "shortcut_vxlan", func() { talk(t, "out by VXLAN", n2.pods[1].ns, n1.pods[0].addr(v6)) })
+		n2.grows(t, "shortcut_encap", func() { talk(t, "out by VXLAN", n2.pods[1].ns, n1.pods[0].addr(v6)) })
 		if n := w.forwarded(t) - before; n != 0 {
 			t.Errorf("%d packets took the normal path", n)
 		}

@@ -14,7 +14,7 @@ func TestShortcut(t *testing.T) {
 // thread.
 func shortcuts(t *testing.T, w *world) {
 	n1 := w.nodes[0]
-	for reason, to := range map[string]pod{"shortcut_local": n1.pods[1], "shortcut_direct": w.nodes[1].pods[0], "shortcut_vxlan": w.nodes[2].pods[0]} {
+	for reason, to := range map[string]pod{"shortcut_local": n1.pods[1], "shortcut_direct": w.nodes[1].pods[0], "shortcut_encap": w.nodes[2].pods[0]} {
 		serve(t, to.ns)
 		for name, v6 := range families {
 			before := w.forwarded(t)
@@ -24,9 +24,9 @@ func shortcuts(t *testing.T, w *world) {
 			}
 		}
 	}
-	for _, m := range w.nodes[1:] {
-		if m.count(t, "shortcut_in") == 0 {
-			t.Errorf("%s: shortcut_in is 0", m.name)
+	for i, reason := range []string{"shortcut_in", "shortcut_decap"} {
+		if m := w.nodes[1+i]; m.count(t, reason) == 0 {
+			t.Errorf("%s: %s is 0", m.name, reason)
 		}
 	}
 }

@@ -62,9 +62,20 @@ type Peer struct {
 	// peer behind VXLAN, which is addressed by MAC.
 	Via      netip.Addr
 	Src, Dst link.MAC // the two VTEPs'
+	// Outer is how the program encapsulates packets for a peer behind VXLAN. Where it is
+	// zero, or the uplink is not the way to the node just now, the VTEP does.
+	Outer Outer
 	// From are the devices by which its packets may come: a peer on the same segment
 	// may still take the other way than we, until its probe has come back.
 	From []string
+}
+
+// Outer is what VXLAN puts around a packet (RFC 7348, section 5), and where it leaves.
+type Outer struct {
+	Dev      string // the uplink
+	Src, Dst netip.Addr
+	VNI      uint32
+	Port     uint16 // UDP
 }
 
 // State is what the programs' maps have, and where the programs are.
@@ -162,7 +173,8 @@ func (s *State) peers(in Input) {
 				continue
 			}
 			p.Src, p.Dst = in.Link.Links[r.Dev].MAC, mac
-			p.From = in.from(in.Link.FDB[link.FDBKey{Dev: r.Dev, MAC: mac}], r.Dev)
+			node := in.Link.FDB[link.FDBKey{Dev: r.Dev, MAC: mac}]
+			p.From, p.Outer = in.from(node, r.Dev), in.outer(in.Link.Links[r.Dev], node)
 		} else {
 			p.Via, p.From = r.Via, in.from(r.Via, r.Dev)
 			if in.encrypts(key.Dst) {
@@ -177,6 +189,9 @@ func (s *State) peers(in Input) {
 			s.use(in, dev, ToPod)
 			all = all && s.Normal[dev] == ""
 		}
+		if p.Outer.Dev != "" {
+			s.use(in, p.Outer.Dev, ToPod)
+		}
 		if all {
 			s.Peers[key.Dst] = p
 		}
@@ -189,6 +204,25 @@ func (in Input) encrypts(peer netip.Prefix) bool {
 	own := in.Overlay.Nodes.Get(cluster.Key{Name: in.Overlay.Node})
 	return own != nil && slices.ContainsFunc(in.IPsec, func(s Selector) bool {
 		return slices.ContainsFunc(own.PodCIDRs, func(c netip.Prefix) bool { return s.between(c, peer) })
+	})
+}
+
+// outer gives what a VTEP puts around packets for another node: nothing where something on
+// the normal path has to see them, or to make their checksums. Over IPv6 the peer would have
+// to take packets without a checksum, which a VTEP does not unless told.
+func (in Input) outer(vtep link.Link, node netip.Addr) Outer {
+	v := vtep.VXLAN
+	d, exists := in.Devices[v.Device]
+	if vtep.SoftChecksum || !exists || d.Bare || !v.Local.Is4() || !node.Is4() || in.between(v.Local, node) {
+		return Outer{}
+	}
+	return Outer{Dev: v.Device, Src: v.Local, Dst: node, VNI: v.ID, Port: v.Port}
+}
+
+// between says that there is an IPsec policy for what two nodes send to one another.
+func (in Input) between(a, b netip.Addr) bool {
+	return slices.ContainsFunc(in.IPsec, func(s Selector) bool {
+		return s.between(netip.PrefixFrom(a, a.BitLen()), netip.PrefixFrom(b, b.BitLen()))
 	})
 }
 

@@ -49,11 +49,15 @@ func check(t *testing.T, got, want any) {
 // device.
 func TestCompile_peers(t *testing.T) {
 	near, far := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.3.0/24")
+	addrs := map[string]netip.Addr{"n2": netip.MustParseAddr("192.168.0.2"), "n3": netip.MustParseAddr("192.168.9.3")}
 	direct := fastpath.Peer{Dev: "eth0", MTU: 1500, Via: netip.MustParseAddr("192.168.0.2"), From: []string{"eth0", "pl-vxlan"}}
 	alone := direct // there is no VTEP
 	alone.From = []string{"eth0"}
 	tunnel := func(node string) fastpath.Peer {
-		return fastpath.Peer{Dev: "pl-vxlan", MTU: 1450, Src: overlay.VTEPMAC("c", "n1"), Dst: overlay.VTEPMAC("c", node), From: []string{"pl-vxlan"}}
+		return fastpath.Peer{
+			Dev: "pl-vxlan", MTU: 1450, Src: overlay.VTEPMAC("c", "n1"), Dst: overlay.VTEPMAC("c", node), From: []string{"pl-vxlan"},
+			Outer: fastpath.Outer{Dev: "eth0", Src: netip.MustParseAddr("192.168.0.1"), Dst: addrs[node], VNI: 1, Port: 8472},
+		}
 	}
 	for mode, want := range map[overlay.Mode]map[netip.Prefix]fastpath.Peer{
 		overlay.Auto:   {near: direct, far: tunnel("n3")},
@@ -125,8 +129,43 @@ func TestCompile_bareUplink(t *testing.T) {
 	}
 }
 
+// The program encapsulates only what nothing on the normal path has to see. All the same the peer's
+// packets take the fast path, by the VTEP.
+func TestCompile_outer(t *testing.T) {
+	far, node := netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("192.168.9.3/32")
+	for name, test := range map[string]struct {
+		change func(*fastpath.Input)
+		out    bool
+	}{
+		"plain":     {func(*fastpath.Input) {}, true},
+		"checksums": {func(in *fastpath.Input) { soft(in) }, false},
+		"bare":      {func(in *fastpath.Input) { in.Devices["eth0"] = fastpath.Device{Bare: true} }, false},
+		"no uplink": {func(in *fastpath.Input) { delete(in.Devices, "eth0") }, false},
+		"others":    {func(in *fastpath.Input) { in.Devices["eth0"] = fastpath.Device{Filtered: true} }, true},
+		"IPsec": {func(in *fastpath.Input) {
+			in.IPsec = []fastpath.Selector{{Src: node, Dst: netip.MustParsePrefix("192.168.0.0/24")}}
+		}, false},
+		"pods' IPsec": {func(in *fastpath.Input) {
+			in.IPsec = []fastpath.Selector{{Src: netip.MustParsePrefix("10.244.1.0/24"), Dst: far}}
+		}, true},
+	} {
+		in := input(t, overlay.VXLAN)
+		test.change(&in)
+		p, is := fastpath.Compile(in).Peers[far]
+		if !is || (p.Outer != fastpath.Outer{}) != test.out {
+			t.Errorf("%s: %v %+v", name, is, p)
+		}
+	}
+}
+
+func soft(in *fastpath.Input) {
+	vtep := in.Link.Links[overlay.Device]
+	vtep.SoftChecksum = true
+	in.Link.Links[overlay.Device] = vtep
+}
+
 // A peer between whose pods and ours an IPsec policy says something is not reached past
-// it; by VXLAN the policies between the nodes are met anyway.
+// it; by VXLAN the policies between the nodes are met by the VTEP's packets.
 func TestCompile_ipsec(t *testing.T) {
 	near, far, all := netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("0.0.0.0/0")
 	for name, test := range map[string]struct {
