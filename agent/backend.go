@@ -137,6 +137,14 @@ func (s *services) apply(p *plan.Plan) error {
 	return s.applier.Remove()
 }
 
+// built says, once, that rules were made where there may have been none.
+func (s *services) built() bool {
+	if s.backend.chains != nil {
+		return s.backend.chains.Built()
+	}
+	return s.applier.Built()
+}
+
 // note records, before there are any, that there are chains.
 func (b *backend) note() error {
 	if err := os.MkdirAll(filepath.Dir(b.record), 0o755); err != nil {

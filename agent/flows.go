@@ -32,12 +32,17 @@ type flows struct {
 	coming  atomic.Pointer[proxy.Table] // what it may have any moment
 
 	found atomic.Pointer[[]apply.Count] // what a former agent left, until it was looked at
-	// bare has the node's pods where there may have been no rules, until what began then
-	// was looked at.
-	bare atomic.Pointer[[]netip.Addr]
+	built newest.Chan[built]            // rules that were made where there may have been none
 
 	index *stale.Index // of the goroutine of run
-	again bool         // a Table was seen before the kernel had it
+	again bool         // to be looked at, though no Table has changed
+	bare  *built       // the last of built, until what began before it was looked at
+}
+
+// built are rules made anew, of a family or of both.
+type built struct {
+	table *proxy.Table
+	pods  []netip.Addr // of the node
 }
 
 const (
@@ -46,7 +51,7 @@ const (
 )
 
 func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
-	return &flows{log: log, metrics: m, applied: make(newest.Chan[*proxy.Table], 1), index: stale.New()}
+	return &flows{log: log, metrics: m, applied: make(newest.Chan[*proxy.Table], 1), built: make(newest.Chan[built], 1), index: stale.New()}
 }
 
 // run looks at the flows after each change that may have made some stale.
@@ -59,32 +64,38 @@ func (f *flows) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case t = <-f.applied:
+		case b := <-f.built:
+			f.bare, f.again = &b, true
 		case <-late.C:
 		}
-		if t == nil {
-			continue
-		}
-		if err := f.look(t); err != nil {
+		if err := errors.Join(f.look(t), f.lookBare()); err != nil {
 			late.Reset(flowsLate)
 			f.log.Warn("stale flows; they are looked for again", "err", err)
 		}
 	}
 }
 
-// look looks at the flows where some may be wrong by now.
+// look looks at the UDP flows where some may be wrong by now. A nil Table is none yet.
 func (f *flows) look(t *proxy.Table) error {
-	changed, pods := f.update(t), f.bare.Swap(nil)
-	if !changed && pods == nil && !f.again {
+	if t == nil || !f.update(t) && !f.again {
 		return nil
 	}
 	f.again = false
 	err := f.reconcile(t)
-	if pods != nil {
-		err = errors.Join(err, f.unanswered(t, *pods))
+	f.again = f.again || err != nil
+	return err
+}
+
+// lookBare looks at the TCP connections that began where there may have been no rules.
+// It needs no Table that all of the kernel has, so that a family which cannot be applied
+// does not keep the other one's connections waiting.
+func (f *flows) lookBare() error {
+	if f.bare == nil {
+		return nil
 	}
-	if err != nil {
-		f.again = true
-		f.bare.CompareAndSwap(nil, pods)
+	err := f.unanswered(f.bare.table, f.bare.pods)
+	if err == nil {
+		f.bare = nil
 	}
 	return err
 }

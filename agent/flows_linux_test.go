@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,9 +22,9 @@ import (
 	"github.com/podlane/podlane/internal/nettest"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/nft"
+	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy"
 	"github.com/podlane/podlane/proxy/nftables"
-	"github.com/podlane/podlane/proxy/nftables/apply"
 )
 
 // world is a node whose pods answer on addresses of its own, and a client:
@@ -35,16 +37,18 @@ type world struct {
 	builder *cluster.Builder
 	last    *cluster.Snapshot
 	table   *proxy.Table
-	applier *apply.Applier
+	backend Backend
+	*services
 	flows   *flows
 	metrics *ports.Metrics
-	pods    []netip.Addr // of the node
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOf(t, NFTables) }
+
+func newWorldOf(t *testing.T, b Backend) *world {
 	t.Helper()
 	nettest.New(t)
-	w := &world{t: t, client: nettest.Make(t), builder: cluster.NewBuilder(), last: &cluster.Snapshot{}, table: &proxy.Table{}}
+	w := &world{t: t, client: nettest.Make(t), builder: cluster.NewBuilder(), last: &cluster.Snapshot{}, table: &proxy.Table{}, backend: b}
 	ip := func(args ...string) { nettest.Run(t, "ip", args...) }
 	ip("link", "add", "c", "type", "veth", "peer", "name", "toclient")
 	for _, a := range []string{"192.0.2.1/24", "fd00:2::1/64"} {
@@ -67,14 +71,8 @@ func newWorld(t *testing.T) *world {
 	for _, a := range []string{"10.244.0.2", "10.244.0.3", "fd00:244::2", "fd00:244::3"} {
 		w.echo(netip.AddrPortFrom(netip.MustParseAddr(a), 5353))
 	}
-	conn, err := nft.Dial(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	w.applier = apply.New(conn, nft.IPv4, nft.IPv6)
 	w.metrics = ports.NewMetrics(flowLevel, func() *proxy.Table { return w.table }, nil)
-	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics)
+	w.begin()
 	w.builder.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{
 		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fd00:2::1")}})
 	return w
@@ -123,6 +121,19 @@ func (w *world) set(endpoints ...int) {
 	w.apply()
 }
 
+// begin is the start of an agent, of what knows the rules and the flows.
+func (w *world) begin() {
+	w.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	w.services, w.flows = &services{}, newFlows(log, w.metrics)
+	if err := w.open(log); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(w.services.close)
+	w.services.backend = backend{log: log, record: filepath.Join(w.t.TempDir(), "proxy-backend")}
+	w.services.backend.choose(w.backend, w.conn, true)
+}
+
 // apply brings what is built to the kernel, then looks at the flows, as the agent
 // does: here on the test's own thread, which is in the node.
 func (w *world) apply() {
@@ -130,14 +141,14 @@ func (w *world) apply() {
 	s := w.builder.Publish()
 	w.table, w.last = proxy.Compile(w.table, w.last, s, proxy.Config{Node: "n1"}), s
 	w.flows.coming.Store(w.table)
-	if err := w.applier.Apply(w.table, nil); err != nil {
+	if err := w.services.apply(&plan.Plan{Table: w.table}); err != nil {
 		w.t.Fatal(err)
 	}
 	w.flows.had(w.applier.Found())
-	if w.applier.Built() {
-		w.flows.bare.Store(&w.pods)
+	if w.built() {
+		w.flows.bare, w.flows.again = &built{table: w.table}, true
 	}
-	if err := w.flows.look(w.table); err != nil {
+	if err := errors.Join(w.flows.look(w.table), w.flows.lookBare()); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -254,7 +265,23 @@ func (w *world) nowhere() {
 // TestFlows_flushed: somebody else deletes our table. What begins before it is there
 // again goes untranslated, UDP and TCP, and would for as long as the client tries.
 func TestFlows_flushed(t *testing.T) {
-	w := newWorld(t)
+	t.Run("nftables", func(t *testing.T) {
+		w := newWorld(t)
+		table := nftables.NewRuleset(nft.IPv4, nftables.Names[0]).Table
+		w.flushed("nft delete table ip "+table.Name, func() { w.changed(nft.Event{Table: table, Gone: true}) })
+	})
+	t.Run("iptables", func(t *testing.T) {
+		if out, err := exec.Command("ip6tables-restore", "--test").CombinedOutput(); err != nil {
+			t.Skipf("iptables does not work here: %v %s", err, out)
+		}
+		w := newWorldOf(t, IPTables)
+		w.flushed("iptables -t nat -F && iptables -F", func() { w.audit(&plan.Plan{Table: w.table}) })
+	})
+}
+
+// flushed has harm done to the rules, and told.
+func (w *world) flushed(harm string, tell func()) {
+	t := w.t
 	listener, err := net.Listen("tcp", "10.244.0.2:5353")
 	if err != nil {
 		t.Fatal(err)
@@ -270,8 +297,7 @@ func TestFlows_flushed(t *testing.T) {
 	w.nowhere()
 	// Flows are tracked for others too.
 	nettest.Run(t, "nft", "table ip other { chain c { type filter hook prerouting priority 0; ct state new counter; }; }")
-	table := nftables.NewRuleset(nft.IPv4, nftables.Names[0]).Table
-	nettest.Run(t, "nft", "delete", "table", "ip", table.Name)
+	nettest.Run(t, "sh", "-ec", harm)
 
 	udp, conn := w.dial("10.96.0.10:53"), w.connect([4]byte{10, 96, 0, 11}, 53)
 	for range 50 { // a link just made loses packets for up to a second
@@ -283,7 +309,7 @@ func TestFlows_flushed(t *testing.T) {
 	if w.ids(false)[local(udp)] == 0 || w.unansweredTCP() == 0 {
 		t.Fatal("the kernel has no such flows, so the test shows nothing")
 	}
-	w.applier.Changed(nft.Event{Table: table, Gone: true})
+	tell()
 	w.apply()
 	if got := ask(udp); got != "10.244.0.2" {
 		t.Errorf("UDP: answered by %s", got)
@@ -396,13 +422,7 @@ func TestFlows_deletedWithoutAgent(t *testing.T) {
 // restart forgets what an agent knows and the kernel does not.
 func (w *world) restart() {
 	w.t.Helper()
-	conn, err := nft.Dial(0)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = conn.Close() })
-	w.applier = apply.New(conn, nft.IPv4, nft.IPv6)
-	w.flows = newFlows(slog.New(slog.DiscardHandler), w.metrics)
+	w.begin()
 	w.table = &proxy.Table{}
 	w.last = &cluster.Snapshot{}
 }

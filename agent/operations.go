@@ -261,11 +261,8 @@ func (o *operations) after(p *plan.Plan, found []apply.Count, took time.Duration
 		o.waiting, o.dirty = nil, false
 	}
 	o.ports.Health.Updated()
-	changed := o.table.Swap(p.Table) != p.Table
-	if changed {
+	if o.table.Swap(p.Table) != p.Table {
 		o.checks.Update(p.Table)
-	}
-	if changed || o.flows.bare.Load() != nil {
 		o.flows.applied.Send(p.Table)
 	}
 }
@@ -288,8 +285,8 @@ func (a *Agent) serveServices() error {
 	a.operations.before(a.plan)
 	start := time.Now()
 	err := a.services.apply(a.plan)
-	if a.services.applier.Built() {
-		a.operations.flows.bare.Store(&a.plan.PodAddrs)
+	if a.services.built() {
+		a.operations.flows.built.Send(built{a.plan.Table, a.plan.PodAddrs})
 	}
 	a.operations.after(a.plan, a.services.applier.Found(), time.Since(start), err)
 	return err

@@ -2,12 +2,18 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"log/slog"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/cluster"
+	"github.com/podlane/podlane/internal/nettest"
 	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy"
 )
@@ -86,5 +92,57 @@ func TestWaiting(t *testing.T) {
 	o.after(second, nil, time.Second, nil)
 	if len(o.waiting) != 0 {
 		t.Errorf("all is in the kernel, and %d wait", len(o.waiting))
+	}
+}
+
+// TestServeServices_oneFamily: IPv6 cannot be applied, since somebody holds a table of
+// our name. What IPv4 connections began without rules are looked for nevertheless, once.
+func TestServeServices_oneFamily(t *testing.T) {
+	nettest.New(t)
+	hold := exec.CommandContext(t.Context(), "nft", "-i")
+	in, err := hold.StdinPipe()
+	if err == nil {
+		err = hold.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = hold.Wait() })
+	if _, err := io.WriteString(in, "add table ip6 podlane-0 { flags owner; }\n"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(nettest.Run(t, "nft", "list", "tables"), "podlane-0"); {
+		if time.Now().After(end) {
+			t.Skip("this nft makes no tables with an owner")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	log := slog.New(slog.DiscardHandler)
+	c := Config{Node: "n1", StateDir: t.TempDir()}
+	a := &Agent{config: c, log: log, operations: newOperations(c, log)}
+	if err := a.services.open(log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.services.close)
+	a.services.backend = backend{log: log, record: filepath.Join(t.TempDir(), "proxy-backend")}
+	b := cluster.NewBuilder()
+	b.SetService(&cluster.Service{Key: cluster.Key{Namespace: "default", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+		Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: 80}}})
+	a.plan = plan.CompileAll(plan.Input{Node: "n1", Snapshot: b.Publish()})
+	for i, want := range []int{1, 0, 0} {
+		if err := a.serveServices(); err == nil || !strings.Contains(err.Error(), "ip6") || strings.Contains(err.Error(), "proxy, ip:") {
+			t.Fatalf("error %v, want one of IPv6 alone", err)
+		}
+		if got := len(a.operations.flows.built); got != want {
+			t.Errorf("try %d: %d looks, want %d", i, got, want)
+		}
+		for len(a.operations.flows.built) > 0 {
+			if b := <-a.operations.flows.built; b.table != a.plan.Table {
+				t.Error("a look with another Table")
+			}
+		}
+		if len(a.operations.flows.applied) > 0 {
+			t.Error("the kernel is said to have a Table, of which it lacks IPv6")
+		}
 	}
 }

@@ -38,6 +38,8 @@ type family struct {
 	pods    []netip.Addr
 	rules   *iptables.Rules
 	chains  map[string][]string // ours, that are there
+	broken  bool                // the last Audit has found them wrong
+	built   bool
 }
 
 // New makes an Applier for both families. The programs are the host's: root is
@@ -81,8 +83,18 @@ func (a *Applier) apply(f *family, t *proxy.Table, pods []netip.Addr) error {
 	for table, c := range rules.Tables {
 		f.chains[table] = c.Names
 	}
+	f.built, f.broken = f.built || f.broken || len(have.missing) > 0, false
 	f.table, f.pods, f.rules = t, slices.Clone(pods), rules
 	return nil
+}
+
+// Built says, once, that a family's chains, or what leads to them, were made since the
+// last call where they were missing: connections may have begun that nothing translates.
+func (a *Applier) Built() (built bool) {
+	for _, f := range a.families {
+		built, f.built = built || f.built, false
+	}
+	return built
 }
 
 // Audit looks whether our chains, the number of their rules and what leads to them
@@ -97,7 +109,7 @@ func (a *Applier) Audit() error {
 			return fmt.Errorf("service proxy, %s: audit: %w", f.program, err)
 		}
 		if len(have.missing) > 0 || !maps.Equal(have.rules, f.rules.Sizes()) {
-			f.table = nil
+			f.table, f.broken = nil, true
 		}
 	}
 	return nil

@@ -215,7 +215,8 @@ type family struct {
 	rebuild bool              // what is there is not to be adopted
 	away    func(func() error) error
 	found   []Count
-	built   bool
+	// building is that a build was begun, and built that what it was for is in the kernel.
+	building, built bool
 }
 
 func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
@@ -229,6 +230,7 @@ func (f *family) apply(t *proxy.Table, pods []netip.Addr) error {
 		return err
 	}
 	f.applied, f.rebuild = next, false
+	f.built, f.building = f.built || f.building, false
 	return nil
 }
 
@@ -317,7 +319,7 @@ func (f *family) load(ours, forced []nft.Table, t *proxy.Table, pods []netip.Add
 		r = nftables.NewRuleset(f.family, nftables.Names[1])
 	}
 	replaced := slices.DeleteFunc(slices.Clone(ours), func(o nft.Table) bool { return o == r.Table })
-	f.built = true
+	f.building = true
 	var a *nftables.Applied
 	err := f.away(func() error {
 		return pipelined(f.commit, func(emit nftables.Emit) (err error) {
