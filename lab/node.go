@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -195,7 +196,7 @@ func (h *holder) startAgent(n *node) (*process, error) {
 	_ = os.Remove(n.agentSocket()) // a killed agent's: ready looks for the new one
 	return h.procs.start(n.space, func() (*exec.Cmd, error) {
 		cmd := exec.Command(h.program(), "agent", "--node", n.Name, "--manifests", filepath.Join(h.dir, "cluster"),
-			"--run-dir", filepath.Join(n.dir, "run"), "--state-dir", filepath.Join(n.dir, "state"), "--overlay", h.opts.Overlay, "--proxy-backend", h.opts.ProxyBackend,
+			"--run-dir", filepath.Join(n.dir, "run"), "--state-dir", filepath.Join(n.dir, "state"), "--overlay", h.opts.Overlay, "--vxlan-port", strconv.Itoa(int(h.opts.VXLANPort)), "--proxy-backend", h.opts.ProxyBackend,
 			"--fast-path", h.opts.FastPath, "--bpf-dir", h.bpfDir(n),
 			"--socket-lb", h.opts.SocketLB, "--cgroup", cgroupOf(h.dir, n.Name))
 		cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, "/", h.environment()

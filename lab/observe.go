@@ -12,7 +12,7 @@ import (
 
 // status gives the lab's state, everything in order.
 func (h *holder) status() *Status {
-	st := &Status{Name: h.opts.Name, Dir: h.dir, Overlay: h.opts.Overlay, FastPath: h.opts.FastPath, SocketLB: h.opts.SocketLB, Root: ownsMachine(),
+	st := &Status{Name: h.opts.Name, Dir: h.dir, Overlay: h.opts.Overlay, VXLANPort: h.opts.VXLANPort, FastPath: h.opts.FastPath, SocketLB: h.opts.SocketLB, Root: ownsMachine(),
 		Nodes: []NodeStatus{}, Pods: []PodStatus{}, Services: []ServiceStatus{}}
 	h.look(func() {
 		for _, n := range h.expanded.Nodes {

@@ -4,15 +4,17 @@ import "fmt"
 
 // Status is the state of a lab. Its JSON is stable: fields are only added.
 type Status struct {
-	Name     string          `json:"name"`
-	Dir      string          `json:"dir"`
-	Overlay  string          `json:"overlay"`
-	FastPath string          `json:"fast_path"` // auto, on, off
-	SocketLB string          `json:"socket_lb"` // likewise
-	Root     bool            `json:"root"`      // false: in a user namespace, without a fast path
-	Nodes    []NodeStatus    `json:"nodes"`
-	Pods     []PodStatus     `json:"pods"`
-	Services []ServiceStatus `json:"services"`
+	Name    string `json:"name"`
+	Dir     string `json:"dir"`
+	Overlay string `json:"overlay"`
+	// VXLANPort is the UDP port of VXLAN.
+	VXLANPort uint16          `json:"vxlan_port"`
+	FastPath  string          `json:"fast_path"` // auto, on, off
+	SocketLB  string          `json:"socket_lb"` // likewise
+	Root      bool            `json:"root"`      // false: in a user namespace, without a fast path
+	Nodes     []NodeStatus    `json:"nodes"`
+	Pods      []PodStatus     `json:"pods"`
+	Services  []ServiceStatus `json:"services"`
 	// Problems name objects that cannot be used as they are, and why.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,8 @@ type Options struct {
 	Nodes int    `json:"nodes"` // default 2; ignored where Objects has Nodes
 	// Overlay is the agents' overlay mode: auto (default), vxlan or direct.
 	Overlay string `json:"overlay"`
+	// VXLANPort is the UDP port of VXLAN; default overlay.DefaultPort.
+	VXLANPort uint16 `json:"vxlan_port"`
 	// ProxyBackend is the agents' way to bring Services to the kernel: auto (default),
 	// nftables or iptables.
 	ProxyBackend string `json:"proxy_backend"`
@@ -69,6 +72,10 @@ func (o *Options) fill() error {
 	}
 	if modes := []overlay.Mode{overlay.Auto, overlay.VXLAN, overlay.Direct}; !slices.Contains(modes, overlay.Mode(o.Overlay)) {
 		return fmt.Errorf("overlay %q: want auto, vxlan or direct", o.Overlay)
+	}
+	o.VXLANPort = cmp.Or(o.VXLANPort, overlay.DefaultPort)
+	if err := (overlay.Config{Port: o.VXLANPort}).Valid(); err != nil {
+		return err
 	}
 	mode, err := fastpath.ParseMode(o.FastPath)
 	if err != nil {

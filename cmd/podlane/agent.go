@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,20 +26,19 @@ import (
 )
 
 type agentFlags struct {
-	node, manifests, kubeconfig, mode, cluster string
-	mtu                                        string
-	port                                       uint16
-	vni                                        uint32
-	runDir, stateDir                           string
-	logLevel, logFormat                        string
-	check                                      bool
-	serviceProxy, health, metrics              string
-	backend, iptablesRoot                      string
-	nodePortAddresses, counted                 []string
-	externalIPs, masqueradeAll                 bool
-	dnsService                                 string
-	fastPath, bpfDir, socketLB, cgroup, view   string
-	install                                    installFlags
+	node, manifests, kubeconfig string
+	overlayFlags
+	mtu                                      string
+	runDir, stateDir                         string
+	logLevel, logFormat                      string
+	check                                    bool
+	serviceProxy, health, metrics            string
+	backend, iptablesRoot                    string
+	nodePortAddresses, counted               []string
+	externalIPs, masqueradeAll               bool
+	dnsService                               string
+	fastPath, bpfDir, socketLB, cgroup, view string
+	install                                  installFlags
 }
 
 func newAgent() *cobra.Command {
@@ -63,11 +61,8 @@ It changes nothing before it knows the whole cluster, and leaves everything as i
 	fl.StringVar(&f.node, "node", host, "this node's name in the cluster")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the API server; without it and --manifests: in-cluster")
 	fl.StringVar(&f.manifests, "manifests", "", "follow a folder or file of Kubernetes YAML instead of an API server")
-	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "how packets reach other nodes' pods: auto, vxlan, direct")
+	f.overlayFlags.add(fl, "")
 	fl.StringVar(&f.mtu, "mtu", "auto", "MTU of new pods: auto (what is left inside VXLAN, but for --overlay direct), max (the link's, where no peer is behind VXLAN)")
-	fl.Uint16Var(&f.port, "vxlan-port", overlay.DefaultPort, "UDP port of VXLAN, the same on all nodes")
-	fl.Uint32Var(&f.vni, "vxlan-vni", overlay.DefaultVNI, "VNI of VXLAN, the same on all nodes")
-	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name, the same on all its nodes")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
@@ -222,23 +217,12 @@ func (f agentFlags) source(api *kube.Options, log *slog.Logger) (agent.Source, e
 }
 
 func (f agentFlags) overlay() (overlay.Config, error) {
-	o, err := overlayConfig(f.mode, f.cluster)
+	o, err := f.overlayFlags.config()
 	if err == nil && f.mtu != "auto" && f.mtu != "max" {
 		err = fmt.Errorf("--mtu %q: want auto or max", f.mtu)
 	}
-	if f.port == 0 || f.vni == 0 {
-		err = errors.Join(err, errors.New("--vxlan-port and --vxlan-vni: want numbers above 0"))
-	}
-	o.LargeMTU, o.Port, o.VNI = f.mtu == "max", f.port, f.vni
-	return o, errors.Join(err, o.Valid())
-}
-
-func overlayConfig(mode, cluster string) (overlay.Config, error) {
-	m := overlay.Mode(mode)
-	if !slices.Contains([]overlay.Mode{overlay.Auto, overlay.VXLAN, overlay.Direct}, m) {
-		return overlay.Config{}, fmt.Errorf("--overlay %q: want auto, vxlan or direct", mode)
-	}
-	return overlay.Config{Mode: m, Cluster: cluster}, nil
+	o.LargeMTU = f.mtu == "max"
+	return o, err
 }
 
 // newLogger makes the logger of a long-running verb.

@@ -71,8 +71,7 @@ The exit status is 0 also when the packet is refused or lost, 1 when --verify or
 	fl.StringVar(&f.node, "node", "", "with -f: check that the manifests have this node, and let packets from outside come in there")
 	fl.BoolVar(&f.verify, "verify", false, "compare with the kernels of the nodes on the way, and prove the way with one real connection")
 	fl.BoolVar(&f.all, "all", false, "compare everything that this node should have, or all nodes of --kubeconfig or a lab, with what they have; exit status 1 when it differs")
-	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "with -f: how packets reach other nodes' pods: auto, vxlan, direct")
-	fl.StringVar(&f.cluster, "cluster", "podlane", "with -f: the cluster's name")
+	f.overlayFlags.add(fl, "with -f: ")
 	fl.StringVar(&f.device, "device", "eth0", "with -f: the link that joins the nodes")
 	fl.IntVar(&f.mtu, "mtu", 1500, "with -f: its MTU")
 	fl.StringVar(&f.family, "ip-family", "dual", "with -f: ipv4, ipv6 or dual: of what the manifests leave open")
@@ -165,7 +164,7 @@ func (f *explainFlags) manifestWorld(cmd *cobra.Command) (*explain.World, error)
 	if err != nil {
 		return nil, err
 	}
-	o, err := overlayConfig(f.mode, f.cluster)
+	o, err := f.overlayFlags.config()
 	if err != nil {
 		return nil, err
 	}

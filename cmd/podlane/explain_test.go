@@ -45,6 +45,29 @@ func TestExplain_errors(t *testing.T) {
 	}
 }
 
+// TestVXLAN_flags: VXLAN's port and VNI are those that the cluster's agents have.
+func TestVXLAN_flags(t *testing.T) {
+	flags := []string{"-f", "../../examples/nginx.yaml", "--overlay", "vxlan", "--vxlan-port", "4789", "--vxlan-vni", "7"}
+	code, stdout, stderr := explainRun(append([]string{"curl", "nginx-service:8000"}, flags...)...)
+	if code != 0 || !strings.Contains(stdout, "into VXLAN 7:") || !strings.Contains(stdout, "UDP port 4789;") {
+		t.Errorf("explain: status %d, %s%s", code, stdout, stderr)
+	}
+	plan := func(args ...string) (int, string, string) {
+		var out, errs bytes.Buffer
+		code := run(context.Background(), append([]string{"podlane", "plan", "--node", "n1"}, args...), strings.NewReader(""), &out, &errs)
+		return code, out.String(), errs.String()
+	}
+	code, stdout, stderr = plan(flags...)
+	for _, want := range []string{"vxlan id 7 ", "dstport 4789 ", "udp dport 4789 goto vxlan"} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("plan: status %d, no %q in %s%s", code, want, stdout, stderr)
+		}
+	}
+	if code, _, stderr := plan("-f", "../../examples/nginx.yaml", "--vxlan-port", "8473"); code == 0 || !strings.Contains(stderr, "agents' probes") {
+		t.Errorf("the port of the probes: status %d, %s", code, stderr)
+	}
+}
+
 func TestExplain_manifests(t *testing.T) {
 	code, stdout, stderr := explainRun("curl", "nginx-service:8000", "-f", "../../examples/nginx.yaml", "-o", "json")
 	var a explain.Answer

@@ -18,6 +18,7 @@ import (
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/lab"
+	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/overlay/fastpath"
 )
 
@@ -86,6 +87,7 @@ minutes. It says how to get a shell with kubectl, runs until Ctrl-C, and leaves 
 	f.StringVar(&opts.SocketLB, "socket-lb", string(agent.DefaultSocketLB), "the nodes' translation of Services at the pods' sockets: auto (where the kernel can, which needs root), on, off")
 	f.StringVar(&opts.ProxyBackend, "proxy-backend", "auto", "how Services are brought to the kernel: auto, nftables, iptables (by the host's programs)")
 	f.StringVar(&opts.Overlay, "overlay", "auto", "how packets reach other nodes' pods: auto, vxlan, direct")
+	f.Uint16Var(&opts.VXLANPort, "vxlan-port", overlay.DefaultPort, "UDP port of VXLAN")
 	f.StringVar(&opts.Families, "ip-family", "", "ipv4, ipv6 or dual (default dual, or ipv4 where the kernel has no IPv6)")
 	f.DurationVar(&opts.Timeout, "timeout", time.Minute, "how long to wait until all is Ready")
 	f.BoolVar(&kubernetes, "kubernetes", false, "a real Kubernetes, in the foreground; needs root, Go and a checkout of the sources")

@@ -31,7 +31,8 @@ func newObserve() *cobra.Command {
 }
 
 type nodeFlags struct {
-	node, manifests, mode, cluster, runDir, stateDir string
+	node, manifests, runDir, stateDir string
+	overlayFlags
 	// agent: the node's agent knows all of these, and looks itself.
 	agent bool
 }
@@ -40,8 +41,7 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.node, "node", "", "the node's name")
 	fl.StringVar(&f.manifests, "manifests", "", "folder with the cluster's state")
-	fl.StringVar(&f.mode, "overlay", "auto", "auto, vxlan, direct")
-	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name")
+	f.overlayFlags.add(fl, "")
 	fl.StringVar(&f.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
 	fl.BoolVar(&f.agent, "agent", false, "let the agent look")
@@ -50,7 +50,7 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 func (f *nodeFlags) socket() string { return filepath.Join(f.runDir, "agent.sock") }
 
 func (f *nodeFlags) read() (observe.Node, error) {
-	o, err := overlayConfig(f.mode, f.cluster)
+	o, err := f.overlayFlags.config()
 	if err != nil {
 		return observe.Node{}, err
 	}

@@ -21,9 +21,10 @@ import (
 )
 
 type planFlags struct {
-	files                                   []string
-	node, mode, cluster, device, family, ll string
-	mtu                                     int
+	files                    []string
+	node, device, family, ll string
+	mtu                      int
+	overlayFlags
 }
 
 func newPlan() *cobra.Command {
@@ -44,8 +45,7 @@ first addresses of their nodes' pod CIDRs, as in a lab. What cannot be used is n
 	fl := cmd.Flags()
 	filesFlag(cmd, &f.files)
 	fl.StringVar(&f.node, "node", "", "the node")
-	fl.StringVar(&f.mode, "overlay", string(overlay.Auto), "how packets reach other nodes' pods: auto, vxlan, direct")
-	fl.StringVar(&f.cluster, "cluster", "podlane", "the cluster's name")
+	f.overlayFlags.add(fl, "")
 	fl.StringVar(&f.device, "device", "eth0", "the link that joins the nodes")
 	fl.IntVar(&f.mtu, "mtu", 1500, "its MTU")
 	fl.StringVar(&f.family, "ip-family", "dual", "ipv4, ipv6 or dual: of what the manifests leave open")
@@ -64,7 +64,7 @@ func runPlan(cmd *cobra.Command, f planFlags) error {
 	if err != nil {
 		return err
 	}
-	o, err := overlayConfig(f.mode, f.cluster)
+	o, err := f.overlayFlags.config()
 	if err != nil {
 		return err
 	}

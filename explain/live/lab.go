@@ -2,6 +2,7 @@ package live
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/podlane/podlane/agent"
@@ -17,6 +19,7 @@ import (
 	"github.com/podlane/podlane/cni/shim"
 	"github.com/podlane/podlane/explain/observe"
 	"github.com/podlane/podlane/lab"
+	"github.com/podlane/podlane/overlay"
 )
 
 // labSite is a lab.
@@ -72,7 +75,7 @@ func (l *labSite) traceArgs() []string { return nil }
 
 func (l *labSite) about(node string) []string {
 	dir := filepath.Join(l.Dir(), "nodes", node)
-	return []string{"--node", node, "--manifests", filepath.Join(l.Dir(), "cluster"), "--overlay", l.status.Overlay,
+	return []string{"--node", node, "--manifests", filepath.Join(l.Dir(), "cluster"), "--overlay", l.status.Overlay, "--vxlan-port", strconv.Itoa(int(cmp.Or(l.status.VXLANPort, overlay.DefaultPort))),
 		"--run-dir", filepath.Join(dir, "run"), "--state-dir", filepath.Join(dir, "state")}
 }
 
