@@ -124,6 +124,7 @@ const (
 	StageRoute    Stage = "route"    // a routing decision
 	StageTunnel   Stage = "vxlan"    // into or out of VXLAN
 	StageFast     Stage = "fast"     // past routing and netfilter
+	StageGuard    Stage = "guard"    // the node does not take it for what it seems
 	StageUnderlay Stage = "underlay" // over the network that joins the nodes
 	StageArrive   Stage = "arrive"   // at the process
 )

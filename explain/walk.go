@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,6 +33,7 @@ const maxNodes = 8
 // packet is a packet on its way, with what was done to it.
 type packet struct {
 	at    string // the node
+	by    string // the link by which it has come there; "" is the underlay's
 	src   netip.Addr
 	dst   netip.AddrPort
 	local bool // made by the node itself
@@ -119,6 +121,7 @@ func (t *traveller) atSocket(p packet, own *plan.Plan, from End) bool {
 // leavePod takes a packet over the pod's pair of links to its node.
 func (t *traveller) leavePod(p *packet, own *plan.Plan) {
 	dev := podLink(own, p.src)
+	p.by = cmp.Or(dev, link.Prefix)
 	if dev == "" {
 		p.hop(StagePod, p.at, fmt.Sprintf("the pod sends over its eth0; node %s has no link on record for %s", p.at, p.src))
 		return
@@ -202,8 +205,11 @@ func (t *traveller) route(p packet, own *plan.Plan) {
 		t.arriveAtNode(p, own)
 		return
 	}
-	if !p.local && !p.translatedAt() && t.fast(p.at, p.src, dst) {
+	switch {
+	case !p.local && !p.translatedAt() && t.fast(p.at, p.src, dst):
 		p.hop(StageFast, p.at, fastText)
+	case t.keptOut(p, own, false):
+		return
 	}
 	key, r, ok := lookup(own.Link, dst)
 	switch {
@@ -270,6 +276,9 @@ func (t *traveller) arriveAtNode(p packet, own *plan.Plan) {
 	if p.local && p.masq != "" {
 		t.masquerade(&p, own, "lo", p.dst.Addr())
 	}
+	if t.keptOut(p, own, true) {
+		return
+	}
 	end := End{Kind: "node", Name: p.at, Node: p.at, Addr: p.dst.Addr()}
 	if n := own.Snapshot.Nodes.Get(cluster.Key{Name: p.at}); n != nil {
 		end.Addrs = n.Addresses
@@ -327,11 +336,14 @@ func (t *traveller) tunnel(p packet, own *plan.Plan, key link.RouteKey, r link.R
 		t.unknown(p)
 		return
 	}
+	if t.unwrapped(p, own, far, vtep.VXLAN.Local) {
+		return
+	}
 	if l, ok := far.Link.Links[overlay.Device]; ok {
 		p.fits(l.MTU)
 		p.hop(StageTunnel, node, fmt.Sprintf("out of VXLAN on %s", overlay.Device), linkObject(far, overlay.Device)...)
 	}
-	p.at, p.local = node, false
+	p.at, p.by, p.local = node, overlay.Device, false
 	t.enter(p)
 }
 
@@ -343,7 +355,7 @@ func (t *traveller) underlay(p packet, own *plan.Plan, via netip.Addr) {
 	if far := t.plan(node); far != nil {
 		p.fits(far.Underlay.MTU)
 	}
-	p.at, p.local = node, false
+	p.at, p.by, p.local = node, "", false
 	t.enter(p)
 }
 

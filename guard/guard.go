@@ -24,7 +24,7 @@ const Name = nft.Prefix + "guard"
 const (
 	Spoofed   = "the source is not the pod's own"
 	FromPod   = "VXLAN or a probe from a pod"
-	Stranger  = "VXLAN from an address that is no node's"
+	Stranger  = "VXLAN or a probe from an address that is no node's"
 	Inner     = "VXLAN whose inner source is not of the sending node"
 	Forwarded = "to the VTEP or the probes of a node, from a pod or by a Service"
 )
@@ -40,7 +40,10 @@ type Rules struct {
 	Port, Probe uint16
 	Own         []netip.Addr // this node's addresses, sorted
 	Nodes       []netip.Addr // the other nodes' addresses, sorted
-	Pairs       []Pair       // sorted
+	// Gateways are those that the other nodes have in their pods' networks, from and to
+	// which their agents ask too, sorted.
+	Gateways []netip.Addr
+	Pairs    []Pair // sorted
 	// Outside are networks outside of the cluster with routes to pods, by whichever
 	// node.
 	Outside []netip.Prefix
@@ -72,9 +75,15 @@ func Compile(in overlay.Input, outside []netip.Prefix, f nft.Family) Rules {
 				}
 			}
 		}
+		for _, c := range p.PodCIDRs {
+			if nft.FamilyOf(c.Addr().Is6()) == f {
+				r.Gateways = append(r.Gateways, overlay.Gateway(c), overlay.ProbeAddr(c))
+			}
+		}
 	}
 	slices.SortFunc(r.Own, netip.Addr.Compare)
 	slices.SortFunc(r.Nodes, netip.Addr.Compare)
+	slices.SortFunc(r.Gateways, netip.Addr.Compare)
 	slices.SortFunc(r.Pairs, func(a, b Pair) int {
 		return cmp.Or(cmp.Compare(a.Inner.Bits(), b.Inner.Bits()), a.Node.Compare(b.Node), a.Inner.Addr().Compare(b.Inner.Addr()))
 	})
@@ -95,7 +104,7 @@ func (r *Rules) pairs(outer netip.Addr, p overlay.Peer) {
 // Equal says whether two Rules are the same.
 func (r Rules) Equal(o Rules) bool {
 	return r.Family == o.Family && r.Port == o.Port && r.Probe == o.Probe &&
-		slices.Equal(r.Own, o.Own) && slices.Equal(r.Nodes, o.Nodes) && slices.Equal(r.Pairs, o.Pairs) && slices.Equal(r.Outside, o.Outside)
+		slices.Equal(r.Own, o.Own) && slices.Equal(r.Nodes, o.Nodes) && slices.Equal(r.Gateways, o.Gateways) && slices.Equal(r.Pairs, o.Pairs) && slices.Equal(r.Outside, o.Outside)
 }
 
 // Tx brings the rules into force, whatever the table has: its chains and sets are
@@ -106,6 +115,7 @@ func (r Rules) Equal(o Rules) bool {
 //	            to the own VTEP ─▶ notrack
 //	output:     to another node's VTEP ─▶ notrack
 //	input:      to the VTEP ─▶ vxlan: from that node's pods? ─▶ pass; else say why and drop
+//	            to the probes ─▶ probes: from a node? ─▶ pass; else say why and drop
 //	forward:    to another node's VTEP or probes ─▶ vteps: from a pod, or translated? ─▶ drop
 //
 // Conntrack has nothing to say of VXLAN: the packets of one flow go one way, those of the
@@ -128,14 +138,18 @@ func (r Rules) Tx() *nft.Tx {
 	}
 	fromPod := []nft.Part{nft.FromGroup(link.Group), nft.NotFrom(overlay.Device)}
 	before := []nft.Rule{drop(Spoofed, append(fromPod, nft.NoWayBack())...)}
-	input := []nft.Rule{drop(FromPod, append(fromPod, nft.ToUDP(r.Probe))...)}
-	own, nodes := r.set("own"), r.set("nodes")
+	input := []nft.Rule{nft.NewRule(nft.ToUDP(r.Probe), nft.Do(nft.GoTo, "probes"))}
+	own, nodes, gateways := r.set("own"), r.set("nodes"), r.set("gateways")
 	fillNodes(tx, own, r.Own)
 	fillNodes(tx, nodes, r.Nodes)
-	toNode := func(port uint16) nft.Rule {
-		return nft.NewRule(nft.ToUDP(port), nft.In(nodes, nft.Daddr(r.Family)), nft.Do(nft.Jump, "vteps"))
+	fillNodes(tx, gateways, r.Gateways)
+	toNode := func(port uint16, at nft.Set) nft.Rule {
+		return nft.NewRule(nft.ToUDP(port), nft.In(at, nft.Daddr(r.Family)), nft.Do(nft.Jump, "vteps"))
 	}
-	forward := []nft.Rule{toNode(r.Probe)}
+	forward := []nft.Rule{toNode(r.Probe, nodes), toNode(r.Probe, gateways)}
+	pass := nft.Do(nft.Return, "")
+	chain(nft.Chain{Name: "probes"}, drop(FromPod, fromPod...), nft.NewRule(nft.In(nodes, nft.Saddr(r.Family)), pass),
+		nft.NewRule(nft.In(gateways, nft.Saddr(r.Family)), pass), drop(Stranger))
 	var output []nft.Rule
 	if r.Port != 0 {
 		untracked := func(to nft.Set) nft.Rule {
@@ -144,7 +158,7 @@ func (r Rules) Tx() *nft.Tx {
 		before, output = append(before, untracked(own)), append(output, untracked(nodes))
 		chain(nft.Chain{Name: "vxlan"}, r.vxlan(tx, nodes)...)
 		input = append([]nft.Rule{nft.NewRule(nft.ToUDP(r.Port), nft.Do(nft.GoTo, "vxlan"))}, input...)
-		forward = append(forward, toNode(r.Port))
+		forward = append(forward, toNode(r.Port, nodes))
 	}
 	chain(nft.Chain{Name: "vteps"}, drop(Forwarded, nft.FromGroup(link.Group)), drop(Forwarded, nft.StatusDNAT()))
 	chain(nft.Chain{Name: "prerouting", Hook: nft.Prerouting, Type: "filter", Priority: nft.Raw}, before...)

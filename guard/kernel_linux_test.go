@@ -37,6 +37,8 @@ var (
 	peerPod  = map[bool]string{false: "10.244.2.9", true: "fd00:244:0:2::9"}
 	n3       = map[bool]string{false: "192.0.2.3", true: "2001:db8::3"}
 	otherPod = map[bool]string{false: "10.244.3.9", true: "fd00:244:0:3::9"}
+	gateway1 = map[bool]string{false: "10.244.1.1", true: "fd00:244:0:1::1"}
+	gateway2 = map[bool]string{false: "10.244.2.1", true: "fd00:244:0:2::1"}
 )
 
 func run(t testing.TB, format string, args ...any) string {
@@ -141,12 +143,14 @@ func (w *world) apply(t *testing.T) {
 
 // vxlan is the payload of a UDP packet to a VTEP: an inner UDP packet to port 9000
 // of the pod.
-func vxlan(from, to string, v6 bool, body int) []byte {
+func vxlan(from, to string, v6 bool, body int) []byte { return vxlanTo(9000, from, to, v6, body) }
+
+func vxlanTo(port uint16, from, to string, v6 bool, body int) []byte {
 	mac := overlay.VTEPMAC("c", "n1")
 	b := []byte{8, 0, 0, 0, 0, 0, 1, 0}
 	b = append(append(b, mac[:]...), 2, 0, 0, 0, 0, 9)
 	src, dst := netip.MustParseAddr(from).AsSlice(), netip.MustParseAddr(to).AsSlice()
-	udp := binary.BigEndian.AppendUint16([]byte{0x30, 0x39}, 9000)
+	udp := binary.BigEndian.AppendUint16([]byte{0x30, 0x39}, port)
 	udp = binary.BigEndian.AppendUint16(udp, uint16(8+body))
 	udp = append(append(udp, 0, 0), make([]byte, body)...)
 	pseudo := append(append([]byte{}, src...), dst...)
@@ -313,8 +317,12 @@ func TestPod(t *testing.T) {
 					run(t, "ip addr add %s dev eth0 nodad", map[bool]string{false: a + "/32", true: a + "/128"}[v6])
 				}
 			})
-			node, outside, probe, vtep := listen(t, w.n1, n1[v6], 9000), listen(t, here(t), stranger[v6], 9000), listen(t, w.n1, n1[v6], 8473), listen(t, here(t), n2[v6], 8472)
-			probes := listen(t, here(t), n2[v6], 8473)
+			node, outside, probe, vtep := listen(t, w.n1, n1[v6], 9000), listen(t, here(t), stranger[v6], 9000), listen(t, w.n1, "::", 8473), listen(t, here(t), n2[v6], 8472)
+			probes, tunnel := listen(t, here(t), n2[v6], 8473), vtep
+			if v6 {
+				tunnel = listen(t, here(t), n2[false], 8472) // the outer family
+			}
+			rules := Compile(w.in, nil, nft.FamilyOf(v6))
 			for _, c := range []struct {
 				name, from, to string
 				port           uint16
@@ -329,9 +337,22 @@ func TestPod(t *testing.T) {
 				{"to the probes", podAddr[v6], n1[v6], 8473, probe, false},
 				{"to another node's VTEP", podAddr[v6], n2[v6], 8472, vtep, false},
 				{"to another node's probes", podAddr[v6], n2[v6], 8473, probes, false},
+				{"to another node's probes by its gateway", podAddr[v6], gateway2[v6], 8473, tunnel, false},
+				{"to another node's gateway", podAddr[v6], gateway2[v6], 9000, tunnel, true},
+				{"to the probes by the gateway", podAddr[v6], gateway1[v6], 8473, probe, false},
 			} {
 				if got := try(c.at, c.want, func() { send(t, w.pod, c.from, c.to, c.port, []byte("x")) }); got != c.want {
 					t.Errorf("%s: arrives: %v, want %v", c.name, got, c.want)
+				}
+				if c.from != podAddr[v6] {
+					continue
+				}
+				why := rules.ToNode(netip.MustParseAddr(c.from), c.port, "plpod") // the reference
+				if to := netip.MustParseAddr(c.to); c.at != node && c.at != probe {
+					why = rules.Forward(netip.AddrPortFrom(to, c.port), "plpod", false)
+				}
+				if (why == "") != c.want {
+					t.Errorf("%s: the reference says %q", c.name, why)
 				}
 			}
 			w.counted(t, nft.FamilyOf(v6), Spoofed, FromPod, Forwarded)
@@ -356,4 +377,81 @@ func TestOwnVTEP(t *testing.T) {
 		t.Error("a stranger has reached the VTEP of n2 by a Service of n1, with n1's address")
 	}
 	w.counted(t, nft.IPv4, FromPod, Forwarded)
+}
+
+// TestProbes has packets come to the port of the probes, from whom it is for and from
+// others: by the underlay, and out of VXLAN to the gateway.
+func TestProbes(t *testing.T) {
+	for name, v6 := range families {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, false)
+			port, wire := listen(t, w.n1, "::", overlay.ProbePort), here(t)
+			r := Compile(w.in, outside, nft.FamilyOf(v6))
+			for _, c := range []struct {
+				name, from string
+				vxlan      bool
+				want       bool
+			}{
+				{"a node", n2[v6], false, true},
+				{"a stranger", stranger[v6], false, false},
+				{"a node's gateway", gateway2[v6], true, true},
+				{"a node's pod", peerPod[v6], true, false},
+			} {
+				got := try(port, c.want, func() {
+					if !c.vxlan {
+						send(t, wire, c.from, n1[v6], overlay.ProbePort, []byte("x"))
+						return
+					}
+					send(t, wire, n2[false], n1[false], 8472, vxlanTo(overlay.ProbePort, c.from, gateway1[v6], v6, 10))
+				})
+				if got != c.want {
+					t.Errorf("%s: arrives: %v, want %v", c.name, got, c.want)
+				}
+				by := map[bool]string{true: overlay.Device}[c.vxlan]
+				if why := r.ToNode(netip.MustParseAddr(c.from), overlay.ProbePort, by); (why == "") != c.want {
+					t.Errorf("%s: the reference says %q", c.name, why)
+				}
+			}
+			w.counted(t, nft.FamilyOf(v6), Stranger)
+		})
+	}
+}
+
+// TestCompare: what is in the kernel is what is wanted, and what somebody takes out of
+// it, or puts into it, is told.
+func TestCompare(t *testing.T) {
+	nettest.New(t)
+	conn, err := nft.Dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := Compile(input(), outside, nft.IPv4)
+	table := nft.Table{Family: nft.IPv4, Name: Name}
+	compare := func(what, want string) {
+		t.Helper()
+		diffs, err := conn.Compare(table, r.Tx())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(diffs, "; "); got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	compare("nothing is there", "is missing")
+	for harm, want := range map[string]string{
+		"":                                   "",
+		"flush chain ip podlane-guard input": "chain input has other rules",
+		"insert rule ip podlane-guard vxlan accept":                   "chain vxlan has other rules",
+		"delete element ip podlane-guard nodes { 192.0.2.2 }":         "set nodes lacks 1 elements, and has 0 that it should not have",
+		"add element ip podlane-guard nodes { 192.0.2.9, 192.0.2.8 }": "set nodes lacks 0 elements, and has 2 that it should not have",
+	} {
+		if err := conn.Commit(r.Tx()); err != nil {
+			t.Fatal(err)
+		}
+		if harm != "" {
+			nettest.Run(t, "nft", harm)
+		}
+		compare(harm, want)
+	}
 }

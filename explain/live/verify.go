@@ -11,6 +11,7 @@ import (
 
 	"github.com/podlane/podlane/explain"
 	"github.com/podlane/podlane/explain/observe"
+	"github.com/podlane/podlane/guard"
 )
 
 // Verification is an Answer with what reality says to it.
@@ -151,7 +152,7 @@ func rests(o explain.Object, id string) bool {
 		return onLink(id, dev)
 	}
 	f := strings.Fields(o.ID)
-	return f[0] == "nft" && id == "nft "+f[1]+" table"
+	return f[0] == "nft" && f[2] != guard.Name && id == "nft "+f[1]+" table"
 }
 
 // impliedBy says that a link's forwarding is off because the whole node's is: the

@@ -10,6 +10,7 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/explain"
+	"github.com/podlane/podlane/guard"
 	"github.com/podlane/podlane/kernel/link"
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
@@ -46,6 +47,24 @@ func Compare(p *plan.Plan) ([]Difference, error) {
 			return nil, err
 		}
 		diffs = append(diffs, more...)
+	}
+	more, err := compareGuard(conn, p)
+	return append(diffs, more...), err
+}
+
+// compareGuard compares the tables that say which packets the node takes.
+func compareGuard(conn *nft.Conn, p *plan.Plan) ([]Difference, error) {
+	var diffs []Difference
+	for _, r := range p.Guard {
+		t := nft.Table{Family: r.Family, Name: guard.Name}
+		found, err := conn.Compare(t, r.Tx())
+		if err != nil {
+			return nil, err
+		}
+		if len(found) > 0 {
+			diffs = append(diffs, Difference{ID: explain.GuardID(r.Family), Node: p.Node, What: strings.Join(found, "; "),
+				Mend: fmt.Sprintf("nft delete table %s; the agent, which is told of that, builds it anew", t)})
+		}
 	}
 	return diffs, nil
 }
