@@ -114,13 +114,7 @@ type Agent struct {
 
 // Run runs an agent until ctx ends. It leaves the kernel as it is.
 func Run(ctx context.Context, c Config, source Source) (err error) {
-	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now(), questions: make(chan func())}
-	a.operations = newOperations(c, a.log)
-	a.operations.ports.Metrics.FastPath(a.fast.counts, a.sockets.counts)
-	a.fast.count, a.sockets.count = a.operations.ports.Metrics.PartFailed, a.operations.ports.Metrics.PartFailed
-	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
-	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
-	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
+	a := newAgent(c, source)
 	if err := a.open(); err != nil {
 		return err
 	}
@@ -157,6 +151,18 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 		return nil
 	}
 	return err
+}
+
+// newAgent makes an agent, and opens nothing.
+func newAgent(c Config, source Source) *Agent {
+	a := &Agent{config: c, source: source, log: c.Log.With("node", c.Node), started: time.Now(), questions: make(chan func())}
+	a.operations = newOperations(c, a.log)
+	a.operations.ports.Metrics.FastPath(a.fast.counts, a.sockets.counts)
+	a.fast.count, a.sockets.count = a.operations.ports.Metrics.PartFailed, a.operations.ports.Metrics.PartFailed
+	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
+	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
+	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
+	return a
 }
 
 func (a *Agent) open() error {
@@ -243,10 +249,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			continue
 		}
 		tidy.Reset(tidyAfter)
-		err := a.apply()
-		a.settled(err)
-		a.count(err)
-		a.tell(time.Now())
+		a.turned()
 		if a.fast.attach() {
 			retry.Reset(time.Millisecond)
 		} else if wait, failed := again(a.failures, a.fast.failed, a.sockets.failed); failed {
@@ -257,6 +260,14 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 			retry.Reset(time.Millisecond)
 		}
 	}
+}
+
+// turned is the end of each turn of the loop.
+func (a *Agent) turned() {
+	err := a.apply()
+	a.settled(err)
+	a.count(err)
+	a.tell(time.Now())
 }
 
 // changed tells whoever has an nftables table that others may have changed it.
@@ -446,7 +457,7 @@ func network(p *plan.Plan, underlayErr error) cni.Network {
 		return cni.Network{Problem: ps[0].String()}
 	}
 	own := p.Snapshot.Nodes.Get(cluster.Key{Name: p.Node})
-	return cni.Network{PodCIDRs: own.PodCIDRs, MTU: overlay.PodMTU(p.OverlayInput())}
+	return cni.Network{PodCIDRs: own.PodCIDRs, MTU: p.Base.PodMTU}
 }
 
 func ownPods(allocs []cni.Allocation) []overlay.Pod {

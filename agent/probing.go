@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/podlane/podlane/agent/probe"
@@ -60,14 +61,14 @@ type probing struct {
 	prober  *probe.Prober
 	results probe.Results
 	probed  *overlay.Probed
-	of      *link.State // of the Plan whose targets are tried
-	port    uint16      // VXLAN's
-	nodes   []overlay.Peer
+	of      *overlay.Base // of the Plan whose targets are tried
+	port    uint16        // VXLAN's
 	ways    []overlay.Way
 	trial   trial
-	// listed are the ways for the status, of the Plan with this Link.
+	// listed are the ways for the status, of the Plan with this Base.
 	listed    []PeerStatus
-	listedFor *link.State
+	listedFor *overlay.Base
+	wrong     []cluster.Problem // of the ways and the results; nil: to be looked for
 }
 
 func newProbing(log *slog.Logger) *probing {
@@ -97,16 +98,14 @@ func targetName(kind string, w overlay.Way) string {
 
 // try has the ways of a Plan tried.
 func (p *probing) try(pl *plan.Plan) {
-	if p.of == pl.Link || pl.Link == nil {
+	if p.of == pl.Base || pl.Base == nil {
 		return
 	}
-	p.of, p.ways, p.port = pl.Link, nil, pl.Overlay.UDPPort()
-	in := pl.OverlayInput()
+	p.of, p.ways, p.port, p.wrong = pl.Base, nil, pl.Overlay.UDPPort(), nil
 	own := pl.Snapshot.Nodes.Get(cluster.Key{Name: pl.Node})
 	addrs := map[netip.Addr]string{}
 	var targets []probe.Target
-	p.nodes = overlay.Peers(in)
-	for _, peer := range p.nodes {
+	for _, peer := range pl.Base.Peers {
 		for _, a := range peer.Node.Addresses {
 			addrs[a] = peer.Node.Name
 		}
@@ -179,7 +178,7 @@ func (p *probing) result(kind string, w overlay.Way) probe.Result {
 // when they do not while the node itself answers: an agent that is not there says
 // nothing about the way.
 func (p *probing) judge(results probe.Results, now time.Time) {
-	p.results, p.listed = results, nil
+	p.results, p.listed, p.wrong = results, nil, nil
 	fresh := &overlay.Probed{Direct: map[overlay.Way]bool{}, SoftChecksum: p.probed != nil && p.probed.SoftChecksum}
 	for _, w := range p.ways {
 		before := p.probed != nil && p.probed.Direct[w]
@@ -294,9 +293,17 @@ func (p *probing) tick(now time.Time) {
 	}
 }
 
-// problems names the ways on which packets are lost.
+// problems names the ways on which packets are lost. They are asked for in each turn of
+// the loop, and looked for when something has changed.
 func (p *probing) problems() []cluster.Problem {
-	var out []cluster.Problem
+	if p.wrong == nil {
+		p.wrong = slices.Clip(p.findWrong())
+	}
+	return p.wrong
+}
+
+func (p *probing) findWrong() []cluster.Problem {
+	out := []cluster.Problem{}
 	for _, w := range p.ways {
 		say := func(format string, args ...any) {
 			out = append(out, cluster.Problem{Kind: "way to node", Key: cluster.Key{Name: w.Node}, Err: fmt.Sprintf(format, args...)})
@@ -338,8 +345,8 @@ var resultNames = map[probe.Result]string{probe.Unknown: "unknown", probe.Arrive
 // results have changed, since a turn of the loop asks for them.
 func (a *Agent) peers() []PeerStatus {
 	p := a.probing
-	if p.listed == nil || p.listedFor != a.plan.Link {
-		p.listed, p.listedFor = p.list(a.plan), a.plan.Link
+	if p.listed == nil || p.listedFor != a.plan.Base {
+		p.listed, p.listedFor = p.list(a.plan), a.plan.Base
 	}
 	return p.listed
 }
@@ -348,11 +355,7 @@ func (a *Agent) peers() []PeerStatus {
 func (p *probing) list(pl *plan.Plan) []PeerStatus {
 	out := make([]PeerStatus, 0, len(p.ways))
 	in := pl.OverlayInput()
-	nodes := p.nodes
-	if p.of != pl.Link {
-		nodes = overlay.Peers(in)
-	}
-	for _, peer := range nodes {
+	for _, peer := range pl.Base.Peers {
 		for _, cidr := range peer.PodCIDRs {
 			w := overlay.Way{Node: peer.Node.Name, V6: cidr.Addr().Is6()}
 			s := PeerStatus{Node: w.Node, CIDR: cidr}

@@ -86,9 +86,12 @@ func Peers(in Input) []Peer {
 	if in.Check() != nil {
 		return nil
 	}
-	found := survey(in).peers
-	peers := make([]Peer, len(found))
-	for i, p := range found {
+	return survey(in).list()
+}
+
+func (m members) list() []Peer {
+	peers := make([]Peer, len(m.peers))
+	for i, p := range m.peers {
 		peers[i] = Peer{p.node, p.pods}
 	}
 	return peers

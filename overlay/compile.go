@@ -1,11 +1,8 @@
 package overlay
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/link"
@@ -15,25 +12,8 @@ import (
 // used, with the reason. A problem of one node or pod CIDR leaves the others as
 // they are. The result depends on the input alone, not on any order in it.
 func Compile(in Input) (link.State, []cluster.Problem) {
-	in.Config = in.Config.withDefaults()
-	if ps := in.Check(); ps != nil {
-		return link.NewState(), ps
-	}
-	m := survey(in)
-	c := compiler{Input: in, own: m.own, state: link.NewState(), problems: m.problems}
-	c.unreachable()
-	c.forwarding()
-	if in.Config.Mode != Direct {
-		c.vtep()
-	}
-	for _, peer := range m.peers {
-		c.peer(peer)
-	}
-	byLink := func(a, b Pod) int { return cmp.Compare(a.Link, b.Link) }
-	for _, p := range slices.SortedFunc(slices.Values(in.Pods), byLink) {
-		c.pod(p)
-	}
-	return c.state, c.problems
+	b := NewBase(in)
+	return b.With(in.Pods), b.Problems
 }
 
 type compiler struct {
@@ -47,9 +27,11 @@ func (c *compiler) problem(n *cluster.Node, field, format string, args ...any) {
 	c.problems = append(c.problems, nodeProblem(n.Key, field, fmt.Sprintf(format, args...)))
 }
 
-// has tells whether the own node has pods of a family.
-func (c *compiler) has(v6 bool) bool {
-	for _, p := range c.own.node.PodCIDRs {
+func (c *compiler) has(v6 bool) bool { return c.own.has(v6) }
+
+// has tells whether the node has pods of a family.
+func (c cidrs) has(v6 bool) bool {
+	for _, p := range c.node.PodCIDRs {
 		if p.Addr().Is6() == v6 {
 			return true
 		}
@@ -90,17 +72,17 @@ func (c *compiler) forwarding() {
 
 // linkSysctls are those of a link of ours. rp_filter 2 is the loose test, which
 // stays loose where the whole machine's is strict: the larger of the two counts.
-func (c *compiler) linkSysctls(dev string) {
-	if c.has(false) {
-		c.state.Sysctls["net/ipv4/conf/"+dev+"/forwarding"] = "1"
-		c.state.Sysctls["net/ipv4/conf/"+dev+"/rp_filter"] = "2"
+func linkSysctls(s link.State, own cidrs, dev string) {
+	if own.has(false) {
+		s.Sysctls["net/ipv4/conf/"+dev+"/forwarding"] = "1"
+		s.Sysctls["net/ipv4/conf/"+dev+"/rp_filter"] = "2"
 	}
-	if c.has(true) {
+	if own.has(true) {
 		v6 := "net/ipv6/conf/" + dev + "/"
-		c.state.Sysctls[v6+"accept_dad"] = "0"
-		c.state.Sysctls[v6+"accept_ra"] = "0"
-		c.state.Sysctls[v6+"disable_ipv6"] = "0"
-		c.state.Sysctls[v6+"forwarding"] = "1"
+		s.Sysctls[v6+"accept_dad"] = "0"
+		s.Sysctls[v6+"accept_ra"] = "0"
+		s.Sysctls[v6+"disable_ipv6"] = "0"
+		s.Sysctls[v6+"forwarding"] = "1"
 	}
 }
 
@@ -120,7 +102,7 @@ func (c *compiler) vtep() {
 		},
 		SoftChecksum: c.Probed != nil && c.Probed.SoftChecksum,
 	}
-	c.linkSysctls(Device)
+	linkSysctls(c.state, c.own, Device)
 	for _, p := range c.own.pods {
 		c.addr(Device, Gateway(p))
 		if c.probes() {
@@ -199,18 +181,4 @@ func nextHop(cidr netip.Prefix, mac link.MAC) netip.Addr {
 		return cidr.Addr()
 	}
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-}
-
-// pod is the node's side of a pod's pair.
-func (c *compiler) pod(p Pod) {
-	p.MTU = cmp.Or(p.MTU, PodMTU(c.Input))
-	maps.Copy(c.state.Links, PodLinks(p))
-	c.linkSysctls(p.Link)
-	for _, a := range p.Addrs {
-		if g := gatewayOf(p, c.own.pods, a.Is6()); g.IsValid() {
-			c.addr(p.Link, g)
-		}
-		c.state.Neighs[link.NeighKey{Dev: p.Link, Addr: a}] = p.MAC
-		c.state.Routes[link.RouteKey{Dst: netip.PrefixFrom(a, a.BitLen())}] = link.Route{Dev: p.Link}
-	}
 }

@@ -250,6 +250,23 @@ func TestCompile_podKeepsMTU(t *testing.T) {
 	}
 }
 
+// TestBase_With: a Base stays what it is, whatever pods are put to it.
+func TestBase_With(t *testing.T) {
+	in := three(Auto)
+	b := NewBase(in)
+	bare := b.state.String()
+	for _, pods := range [][]Pod{in.Pods, nil, {{Link: "plother", MAC: link.MAC{2}, Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.5")}}}, in.Pods} {
+		in.Pods = pods
+		want, _ := Compile(in)
+		if got := b.With(pods); got.String() != want.String() {
+			t.Errorf("with %d pods\n%s\nwant\n%s", len(pods), got, want)
+		}
+		if now := b.state.String(); now != bare {
+			t.Fatalf("the Base is now\n%s\nand was\n%s", now, bare)
+		}
+	}
+}
+
 func TestGateway(t *testing.T) {
 	for cidr, want := range map[string]string{
 		"10.244.1.0/24": "10.244.1.1", "fd00:244:1::/64": "fd00:244:1::1", "10.0.0.77/24": "10.0.0.1",

@@ -150,9 +150,17 @@ const (
 // PodMTU is the MTU of pods made now: the underlay's where every packet goes
 // directly, else what is left of it inside VXLAN.
 func PodMTU(in Input) int {
+	var peers []Peer
+	if in.Config.LargeMTU {
+		peers = Peers(in)
+	}
+	return podMTU(in, peers)
+}
+
+func podMTU(in Input, peers []Peer) int {
 	mtu := cmp.Or(in.Underlay.MTU, 1500)
 	switch {
-	case in.Config.withDefaults().Mode == Direct || in.Config.LargeMTU && in.allDirect():
+	case in.Config.withDefaults().Mode == Direct || in.Config.LargeMTU && in.allDirect(peers):
 		return mtu
 	}
 	return vtepMTU(in)

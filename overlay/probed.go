@@ -46,7 +46,7 @@ func (p *Probed) trusts(w Way) bool { return p == nil || p.Direct[w] }
 
 // Equal says whether two are the same.
 func (p *Probed) Equal(o *Probed) bool {
-	if p == nil || o == nil {
+	if p == nil || o == nil || p == o {
 		return p == o
 	}
 	for w, is := range p.Direct {
@@ -84,11 +84,11 @@ func (in Input) OnLink(a netip.Addr) bool {
 }
 
 // allDirect says that no peer is behind VXLAN.
-func (in Input) allDirect() bool {
+func (in Input) allDirect(peers []Peer) bool {
 	if in.Config.withDefaults().Mode != Auto {
 		return false
 	}
-	for _, p := range Peers(in) {
+	for _, p := range peers {
 		for _, cidr := range p.PodCIDRs {
 			v6 := cidr.Addr().Is6()
 			if !in.OnLink(p.Node.Address(v6)) || !in.Probed.trusts(Way{p.Node.Name, v6}) {

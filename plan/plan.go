@@ -32,11 +32,13 @@ type Input struct {
 // Plan is the state that a node should have.
 type Plan struct {
 	Input
-	// Link is never changed: a Plan whose overlay is that of the Plan before has the
-	// same pointer.
+	// Base is what Link is made of beside the node's own pods, and Link the links with
+	// them. They are never changed: a Plan in which they are as in the Plan before has the
+	// same pointers.
+	Base *overlay.Base
 	Link *link.State
 	// Guard is what packets the node takes for what they seem, a table for each
-	// family; replaced with Link, never changed.
+	// family; replaced with Base, never changed.
 	Guard    []guard.Rules
 	Table    *proxy.Table
 	PodAddrs []netip.Addr      // of the node's own pods, sorted
@@ -52,12 +54,15 @@ func CompileAll(in Input) *Plan {
 // prev is taken from there, so a change of one Service does not cost a walk over
 // nodes and other Services.
 func Compile(prev *Plan, in Input) *Plan {
-	p := &Plan{Input: in, Link: prev.Link, Guard: prev.Guard, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
+	p := &Plan{Input: in, Base: prev.Base, Link: prev.Link, Guard: prev.Guard, PodAddrs: prev.PodAddrs, Problems: prev.Problems}
 	in.Proxy.Node = in.Node
 	p.Table = proxy.Compile(prev.Table, prev.Snapshot, in.Snapshot, in.Proxy)
-	if prev.Link == nil || overlayChanged(prev.Input, in) {
-		p.compileLinks()
+	if prev.Base == nil || baseChanged(prev.Input, in) {
+		p.compileBase()
 		p.Guard = []guard.Rules{guard.Compile(in.OverlayInput(), in.Outside, nft.IPv4), guard.Compile(in.OverlayInput(), in.Outside, nft.IPv6)}
+	}
+	if p.Base != prev.Base || !samePods(prev.Pods, in.Pods) {
+		p.compilePods()
 	}
 	return p
 }
@@ -66,14 +71,19 @@ func Compile(prev *Plan, in Input) *Plan {
 // large cluster.
 func CompileLinks(in Input) *Plan {
 	p := &Plan{Input: in}
-	p.compileLinks()
+	p.compileBase()
+	p.compilePods()
 	return p
 }
 
-func (p *Plan) compileLinks() {
-	state, problems := overlay.Compile(p.OverlayInput())
-	p.Link, p.Problems = &state, problems
-	p.PodAddrs = podAddrs(p.Pods)
+func (p *Plan) compileBase() {
+	p.Base = overlay.NewBase(p.OverlayInput())
+	p.Problems = p.Base.Problems
+}
+
+func (p *Plan) compilePods() {
+	state := p.Base.With(p.Pods)
+	p.Link, p.PodAddrs = &state, podAddrs(p.Pods)
 }
 
 // OverlayInput is the part of the input that the overlay depends on.
@@ -81,18 +91,22 @@ func (in Input) OverlayInput() overlay.Input {
 	return overlay.Input{Config: in.Overlay, Node: in.Node, Nodes: in.Snapshot.Nodes, Underlay: in.Underlay, Pods: in.Pods, Probed: in.Probed}
 }
 
-func overlayChanged(a, b Input) bool {
+func baseChanged(a, b Input) bool {
 	for range b.Snapshot.Nodes.Changed(a.Snapshot.Nodes) {
 		return true
 	}
 	return a.Node != b.Node || a.Overlay != b.Overlay || !a.Probed.Equal(b.Probed) || !sameUnderlay(a.Underlay, b.Underlay) ||
-		!slices.EqualFunc(a.Pods, b.Pods, func(a, b overlay.Pod) bool {
-			return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && a.ToPod == b.ToPod && a.FromPod == b.FromPod && slices.Equal(a.Addrs, b.Addrs)
-		})
+		!slices.Equal(a.Outside, b.Outside)
+}
+
+func samePods(a, b []overlay.Pod) bool {
+	return slices.EqualFunc(a, b, func(a, b overlay.Pod) bool {
+		return a.Link == b.Link && a.MAC == b.MAC && a.MTU == b.MTU && a.ToPod == b.ToPod && a.FromPod == b.FromPod && slices.Equal(a.Addrs, b.Addrs)
+	})
 }
 
 func sameUnderlay(a, b link.Underlay) bool {
-	return a.Device == b.Device && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+	return a.Device == b.Device && a.MTU == b.MTU && a.RARoute == b.RARoute && slices.Equal(a.Addrs, b.Addrs)
 }
 
 func podAddrs(pods []overlay.Pod) []netip.Addr {

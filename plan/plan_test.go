@@ -139,11 +139,33 @@ func input(s *cluster.Snapshot) Input {
 	}
 }
 
+// somePods are random ones, of which a link may have another pod the next time.
+func somePods(r *rand.Rand) (pods []overlay.Pod) {
+	for i := range byte(4) {
+		if r.IntN(2) == 0 {
+			continue
+		}
+		p := overlay.Pod{Link: fmt.Sprintf("pl%d", i), MAC: link.MAC{2, byte(r.IntN(2))}, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(1 + r.IntN(2)), 0, 2 + i})}}
+		if r.IntN(3) == 0 {
+			p.MTU, p.FromPod = 1400, link.Shape{Rate: 1000, Burst: 1000}
+		}
+		pods = append(pods, p)
+	}
+	return pods
+}
+
 // text is the whole plan as a user sees it.
 func text(t *testing.T, p *Plan) string {
 	t.Helper()
 	var b strings.Builder
 	b.WriteString(p.Link.String())
+	for _, r := range p.Guard {
+		b.WriteString(r.Tx().String())
+	}
+	fmt.Fprintln(&b, p.PodAddrs, p.Base.PodMTU)
+	for _, peer := range p.Base.Peers {
+		fmt.Fprintln(&b, peer.Node.Name, peer.PodCIDRs)
+	}
 	_, err := nftables.Load(nftables.NewRuleset(nft.IPv4, nftables.Names[0]), p.Table, p.PodAddrs, nil, func(tx *nft.Tx) error {
 		b.WriteString(tx.String())
 		return nil
@@ -165,17 +187,22 @@ func TestCompile_orderSplitRepetition(t *testing.T) {
 		var want string
 		for variant := range uint64(6) {
 			var p *Plan
+			r := rand.New(rand.NewPCG(seed, variant))
 			h.play(seed*100+variant, func(s *cluster.Snapshot) {
-				if p == nil {
-					p = CompileAll(input(s))
-				} else {
-					p = Compile(p, input(s))
-				}
-				if got, whole := text(t, p), text(t, CompileAll(input(s))); got != whole {
-					t.Fatalf("seed %d, variant %d: incremental:\n%s\nwhole:\n%s", seed, variant, got, whole)
+				for range 1 + r.IntN(2) { // pods come and go beside
+					in := input(s)
+					in.Pods = somePods(r)
+					if p == nil {
+						p = CompileAll(in)
+					} else {
+						p = Compile(p, in)
+					}
+					if got, whole := text(t, p), text(t, CompileAll(in)); got != whole {
+						t.Fatalf("seed %d, variant %d: incremental:\n%s\nwhole:\n%s", seed, variant, got, whole)
+					}
 				}
 			})
-			got := text(t, p)
+			got := text(t, Compile(p, input(p.Snapshot)))
 			if variant == 0 {
 				want = got
 			}
@@ -208,6 +235,10 @@ func TestCompile_sharesTheOverlay(t *testing.T) {
 		t.Errorf("%d Services in the table, want 1", next.Table.Services.Len())
 	}
 	in := input(b.Publish())
+	in.Pods = append(in.Pods, overlay.Pod{Link: "pl1", MAC: link.MAC{2}, Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.3")}})
+	if pod := Compile(next, in); pod.Base != next.Base || &pod.Guard[0] != &next.Guard[0] || pod.Link == next.Link {
+		t.Error("a new pod made more than the links anew, or not these")
+	}
 	in.Underlay.MTU = 1400
 	if Compile(next, in).Link == next.Link {
 		t.Error("another MTU of the underlay did not make a new overlay state")

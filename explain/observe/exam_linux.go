@@ -17,7 +17,6 @@ import (
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/conntrack"
 	"github.com/podlane/podlane/kernel/link"
-	"github.com/podlane/podlane/overlay"
 	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy/stale"
 )
@@ -112,7 +111,7 @@ func (r *Report) examine(p *plan.Plan) *Exam {
 }
 
 func (r *Report) newExam(p *plan.Plan) *Exam {
-	e := &Exam{Report: *r, Sysctls: map[string]string{}, Counters: map[string]uint64{}, PodMTU: overlay.PodMTU(p.OverlayInput())}
+	e := &Exam{Report: *r, Sysctls: map[string]string{}, Counters: map[string]uint64{}, PodMTU: p.Base.PodMTU}
 	for _, node := range p.Snapshot.Nodes.All() {
 		e.PodCIDRs = append(e.PodCIDRs, node.PodCIDRs...)
 	}

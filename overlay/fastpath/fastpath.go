@@ -154,7 +154,10 @@ func (s *State) pods(in Input) {
 		if s.Normal[p.Link] == Missing {
 			continue
 		}
-		mtu := cmp.Or(p.MTU, overlay.PodMTU(in.Overlay))
+		mtu := p.MTU
+		if mtu == 0 { // which a pod on record is not: it asks for all nodes
+			mtu = overlay.PodMTU(in.Overlay)
+		}
 		for _, a := range p.Addrs {
 			s.Pods[a] = Pod{Dev: p.Link, MAC: p.MAC, MTU: mtu, Normal: s.Normal[p.Link]}
 		}
