@@ -45,9 +45,13 @@ type loop struct {
 	plugin *Plugin
 	handle *link.Handle
 	server *Server
-	fail   error  // what apply answers after it has applied
-	before func() // called by apply before and after its work
-	after  func()
+	fail   error // what apply answers after it has applied
+	// knows is that apply goes on from what it has applied, as an agent does that is told of
+	// no change by others. Else it reads what is there.
+	knows   bool
+	applied *link.State
+	before  func() // called by apply before and after its work
+	after   func()
 	// received and handled are called by run around each batch.
 	received func()
 	handled  func()
@@ -97,12 +101,22 @@ func (l *loop) apply() error {
 			want.Neighs[link.NeighKey{Dev: a.Link, Addr: addr}] = a.MAC
 		}
 	}
-	have, err := l.handle.Read()
+	have, err := l.have()
 	if err == nil {
 		err = l.handle.Apply(link.Diff(have, want))
 	}
+	if l.applied = nil; err == nil {
+		l.applied = &want
+	}
 	l.after()
 	return errors.Join(err, l.fail)
+}
+
+func (l *loop) have() (link.State, error) {
+	if l.knows && l.applied != nil {
+		return *l.applied, nil
+	}
+	return l.handle.Read()
 }
 
 // run is the agent's loop.

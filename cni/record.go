@@ -1,9 +1,11 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,8 +34,10 @@ func (k Key) String() string { return k.ContainerID + "-" + escape(k.IfName) }
 // escape makes an interface's name safe in a file's name, and free of the '-'
 // that ends the container's.
 func escape(name string) string {
-	return strings.NewReplacer("%", "%25", "-", "%2d", "/", "%2f").Replace(name)
+	return escapes.Replace(name)
 }
+
+var escapes = strings.NewReplacer("%", "%25", "-", "%2d", "/", "%2f")
 
 // Allocation is one pod interface: what it was given and where it is.
 type Allocation struct {
@@ -86,8 +90,9 @@ type document struct {
 // the same in memory. It is the truth about which pod has which address; the
 // kernel is made to follow it. Not for concurrent use.
 type Record struct {
-	dir  string
-	pods map[Key]Allocation
+	dir    string
+	pods   map[Key]Allocation
+	sorted []Allocation // the same; nil: to be sorted anew
 }
 
 // OpenRecord reads the folder, which it makes where it is missing. A file that
@@ -167,12 +172,12 @@ func (a Allocation) valid(version int) error {
 
 // All gives the allocations, sorted by their keys.
 func (r *Record) All() []Allocation {
-	all := make([]Allocation, 0, len(r.pods))
-	for _, a := range r.pods {
-		all = append(all, a)
+	if r.sorted == nil {
+		r.sorted = slices.SortedFunc(maps.Values(r.pods), func(a, b Allocation) int {
+			return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID), cmp.Compare(a.IfName, b.IfName))
+		})
 	}
-	slices.SortFunc(all, func(a, b Allocation) int { return strings.Compare(a.Key().String(), b.Key().String()) })
-	return all
+	return slices.Clone(r.sorted)
 }
 
 // Get gives the allocation of a key.
@@ -192,7 +197,7 @@ func (r *Record) Put(as ...Allocation) []error {
 			errs[i] = fmt.Errorf("allocation record of %s: %w", a.PodName(), err)
 			continue
 		}
-		r.pods[a.Key()] = a
+		r.pods[a.Key()], r.sorted = a, nil
 	}
 	return errs
 }
@@ -212,6 +217,7 @@ func (r *Record) Remove(k Key) error {
 		return fmt.Errorf("allocation record of %s: %w", k, err)
 	}
 	delete(r.pods, k)
+	r.sorted = nil
 	return nil
 }
 

@@ -16,7 +16,7 @@ import (
 // changes nothing. What is not ours is never touched: where it is in the way, that
 // is an error (ErrNameInUse, ErrRouteInUse).
 func (h *Handle) Apply(ops Ops) error {
-	a := applier{conn: h.conn, sysctl: h.sysctl, index: map[string]int{}, failed: map[string]bool{}}
+	a := applier{conn: h.conn, sysctl: h.sysctl, known: h.known, index: map[string]int{}, failed: map[string]bool{}}
 	var errs []error
 	for _, op := range ops {
 		if a.failed[op.Object.dev()] {
@@ -32,9 +32,11 @@ func (h *Handle) Apply(ops Ops) error {
 type applier struct {
 	conn   *conn
 	sysctl sysctls
+	known  *known
 	index  map[string]int
 	failed map[string]bool // links that are wanted and are not there
 	own    map[netip.Prefix]bool
+	isHere bool
 }
 
 func (a *applier) apply(op Op) error {
@@ -42,6 +44,9 @@ func (a *applier) apply(op Op) error {
 	case LinkObject:
 		return a.link(op.Verb, o)
 	case SysctlObject:
+		if err := a.here(); err != nil {
+			return err
+		}
 		return a.sysctl.write(o.Path, o.Value)
 	case Addr:
 		return a.address(op.Verb, o)
@@ -53,6 +58,16 @@ func (a *applier) apply(op Op) error {
 		return a.route(op.Verb, o)
 	}
 	return fmt.Errorf("unknown object %T", op.Object)
+}
+
+// here is that of sysctls, asked once an Apply.
+func (a *applier) here() error {
+	if a.isHere {
+		return nil
+	}
+	err := a.sysctl.here()
+	a.isHere = err == nil
+	return err
 }
 
 // dev gives the index of a link, asked once an Apply.
@@ -72,7 +87,7 @@ func (a *applier) link(v Verb, o LinkObject) error {
 	delete(a.index, o.Name)
 	switch v {
 	case Delete:
-		return a.conn.deleteLink(o.Name)
+		return a.conn.deleteLink(o.Name, a.known.delete)
 	case Add:
 		err := a.newLink(o)
 		if err != nil {
@@ -152,9 +167,12 @@ func (a *applier) changeLink(o LinkObject) error {
 	if o.changesMAC() {
 		mac = o.MAC
 	}
-	if err := a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true)); err != nil {
-		return err
+	if mtu != 0 || mac != (MAC{}) || d.Down {
+		if err := a.conn.request(unix.RTM_NEWLINK, 0, setLink(d.index, mtu, mac, true)); err != nil {
+			return err
+		}
 	}
+	a.index[o.Name] = d.index
 	return errors.Join(a.checksum(o), a.shape(d.index, o))
 }
 
@@ -168,8 +186,9 @@ func (a *applier) checksum(o LinkObject) error {
 	return setSoftChecksum(o.Name, o.SoftChecksum)
 }
 
-// deleteLink removes a link of ours; one that is gone is no error.
-func (c *conn) deleteLink(name string) error {
+// deleteLink removes a link of ours, of which tell is told before; one that is gone is
+// no error.
+func (c *conn) deleteLink(name string, tell func(index int)) error {
 	d, err := c.deviceByName(name)
 	if errors.Is(err, unix.ENODEV) {
 		return nil
@@ -180,6 +199,7 @@ func (c *conn) deleteLink(name string) error {
 	if !d.ours() {
 		return fmt.Errorf("%w: link %s was not made by podlane", ErrNameInUse, name)
 	}
+	tell(d.index)
 	err = c.request(unix.RTM_DELLINK, 0, linkHeader(d.index, false).b)
 	return absent(err, unix.ENODEV)
 }
@@ -198,6 +218,7 @@ func (a *applier) address(v Verb, o Addr) error {
 	i, err := a.dev(o.Dev)
 	if v == Delete {
 		if err == nil {
+			a.known.unput(i, o.Prefix.Addr())
 			err = a.conn.request(unix.RTM_DELADDR, 0, address(i, o.Prefix))
 		}
 		return absent(err, unix.ENODEV, unix.EADDRNOTAVAIL)
@@ -205,6 +226,7 @@ func (a *applier) address(v Verb, o Addr) error {
 	if err != nil {
 		return err
 	}
+	a.known.put(i, o.Prefix.Addr())
 	return a.conn.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, address(i, o.Prefix))
 }
 

@@ -19,6 +19,7 @@ import (
 type Handle struct {
 	conn   *conn
 	sysctl sysctls
+	known  *known
 }
 
 // Open gives a Handle on the calling thread's network namespace. procSys is
@@ -33,7 +34,7 @@ func Open(procSys string) (*Handle, error) {
 		_ = unix.Close(c.fd)
 		return nil, err
 	}
-	return &Handle{conn: c, sysctl: s}, nil
+	return &Handle{conn: c, sysctl: s, known: newKnown()}, nil
 }
 
 // Close ends the Handle's use. What it made in the kernel stays.

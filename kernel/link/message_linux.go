@@ -43,6 +43,7 @@ func linkHeader(index int, up bool) message {
 func linkByName(name string) []byte {
 	m := linkHeader(0, false)
 	m.text(unix.IFLA_IFNAME, name)
+	m.u32(unix.IFLA_EXT_MASK, skipStats)
 	return m.b
 }
 

@@ -50,8 +50,10 @@ func (h *Handle) AddPod(spec PodSpec, netns, podSocket int) error {
 	}
 	host := Link{Kind: Veth, MTU: spec.MTU, MAC: spec.HostMAC}
 	body := newVeth(spec.HostLink, host, spec.PodLink, spec.PodMAC, netns)
+	h.known.make(spec.HostLink, host)
 	err = h.conn.request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
 	if err != nil {
+		h.known.unmake(spec.HostLink)
 		return h.vethError(spec, err)
 	}
 	if err := pod.wire(spec); err != nil {
@@ -76,7 +78,7 @@ func (h *Handle) vethError(spec PodSpec, err error) error {
 // DeletePod removes the pair of which hostLink is one end, and all that is on it.
 // A pair that is gone is no error; a link that is not ours is.
 func (h *Handle) DeletePod(hostLink string) error {
-	if err := h.conn.deleteLink(hostLink); err != nil {
+	if err := h.conn.deleteLink(hostLink, func(int) {}); err != nil {
 		return fmt.Errorf("link %s: %w", hostLink, err)
 	}
 	return nil
@@ -133,7 +135,7 @@ func podRoutes(dev string, gateway netip.Addr) []RouteObject {
 
 func (c *conn) upLoopback() error {
 	lo, err := c.deviceByName("lo")
-	if err == nil {
+	if err == nil && lo.Down {
 		err = c.request(unix.RTM_NEWLINK, 0, setLink(lo.index, 0, MAC{}, true))
 	}
 	if err != nil {

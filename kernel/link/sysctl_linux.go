@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysctls reads and writes kernel parameters of one network namespace.
@@ -42,19 +44,23 @@ func (s sysctls) here() error {
 // read gives a parameter's value; ok is false where the parameter does not exist,
 // as that of a link that is gone.
 func (s sysctls) read(path string) (value string, ok bool, err error) {
-	b, err := os.ReadFile(filepath.Join(s.root, path))
+	// Package os would ask the poller for each of these files, of which a pod has six.
+	fd, err := unix.Open(filepath.Join(s.root, path), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", false, nil
 	}
-	return strings.TrimSpace(string(b)), err == nil, err
+	if err != nil {
+		return "", false, err
+	}
+	defer unix.Close(fd)
+	var b [64]byte
+	n, err := unix.Read(fd, b[:])
+	return strings.TrimSpace(string(b[:max(n, 0)])), err == nil, err
 }
 
 // write sets a parameter that has another value: a write can have effects even
 // where it changes nothing, as that of ip_forward.
 func (s sysctls) write(path, value string) error {
-	if err := s.here(); err != nil {
-		return err
-	}
 	if had, ok, err := s.read(path); err == nil && ok && had == value {
 		return nil
 	}

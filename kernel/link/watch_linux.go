@@ -5,18 +5,23 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
+	"slices"
 	"syscall"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
 // Watch gives a notice after something of the namespace has changed that a
 // reconciliation may have to put right: a link, an address, a route of ours, or a
-// neighbour or FDB entry on one of our links. What Apply has changed is not told,
-// save links: AddPod and DeletePod change those beside it. Notices coalesce: the channel holds one, however many changes
-// there were. The first notice comes at once, since what happened before is not
-// known. The channel is closed when ctx ends.
+// neighbour or FDB entry on one of our links. What Apply and AddPod do is not told,
+// where the kernel lets it be known from others' changes: an Apply that follows need read
+// nothing back. What DeletePod removes may still be wanted, and is told. Notices coalesce:
+// the channel holds one, however many changes there were. The first notice comes at once,
+// since what happened before is not known. The channel is closed when ctx ends.
 func (h *Handle) Watch(ctx context.Context) (<-chan struct{}, error) {
 	const groups = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NEIGH-1) |
 		1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) |
@@ -35,20 +40,72 @@ func (h *Handle) Watch(ctx context.Context) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("netlink socket: subscribe: %w", err)
 	}
 	all, err := h.conn.devices()
+	if err == nil {
+		err = deaf(fd, all)
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	w := &watcher{file: os.NewFile(uintptr(fd), "netlink"), own: h.conn.pid, seen: all, out: make(chan struct{}, 1)}
+	w := &watcher{file: os.NewFile(uintptr(fd), "netlink"), own: h.conn.pid, known: h.known, seen: all, out: make(chan struct{}, 1)}
 	w.out <- struct{}{}
 	stop := context.AfterFunc(ctx, func() { _ = w.file.Close() })
 	go w.run(stop)
 	return w.out, nil
 }
 
+// deafTo bounds the links whose neighbours are filtered out: they are tried one by one.
+const deafTo = 64
+
+// deaf keeps the neighbours on links that are not ours from waking the watcher, which
+// has nothing to do with them: a node that talks to a thousand others on its segment has
+// some of those change all the time. Such links that come later are sorted out by it.
+func deaf(fd int, all map[int]device) error {
+	const typeOffset, indexOffset = 4, unix.NLMSG_HDRLEN + 4 // of nlmsghdr and ndmsg
+	// A load is in network order, and netlink in the machine's.
+	filter := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: typeOffset, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: swapped(unix.RTM_NEWNEIGH, 2), SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: swapped(unix.RTM_DELNEIGH, 2), SkipTrue: 1},
+		bpf.RetConstant{Val: math.MaxUint32},
+		bpf.LoadAbsolute{Off: indexOffset, Size: 4},
+	}
+	indexes := slices.Sorted(maps.Keys(all))
+	indexes = slices.DeleteFunc(indexes, func(i int) bool { return all[i].ours() })
+	for _, i := range indexes[:min(len(indexes), deafTo)] {
+		filter = append(filter, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: swapped(uint32(i), 4), SkipTrue: 1}, bpf.RetConstant{})
+	}
+	raw, err := bpf.Assemble(append(filter, bpf.RetConstant{Val: math.MaxUint32}))
+	if err != nil {
+		return fmt.Errorf("netlink socket: filter: %w", err)
+	}
+	program := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		program[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	if err != nil {
+		return fmt.Errorf("netlink socket: filter: %w", err)
+	}
+	return nil
+}
+
+// swapped gives what a load in network order makes of a number of 2 or 4 bytes in the
+// machine's.
+func swapped(n uint32, size int) uint32 {
+	var b [4]byte
+	if size == 2 {
+		binary.NativeEndian.PutUint16(b[2:], uint16(n))
+	} else {
+		binary.NativeEndian.PutUint32(b[:], n)
+	}
+	return binary.BigEndian.Uint32(b[:])
+}
+
 type watcher struct {
 	file *os.File
 	own  uint32 // the port of the Handle's socket, whose changes are known
+	*known
 	seen map[int]device
 	out  chan struct{}
 }
@@ -95,13 +152,13 @@ func (w *watcher) matters(b []byte) bool {
 	if err != nil {
 		return true
 	}
-	any := false
+	some := false
 	for _, m := range msgs {
 		changed := w.message(m)
 		link := m.Header.Type == unix.RTM_NEWLINK || m.Header.Type == unix.RTM_DELLINK
-		any = any || changed && (link || m.Header.Pid != w.own)
+		some = some || changed && (link || m.Header.Pid != w.own)
 	}
-	return any
+	return some
 }
 
 func (w *watcher) message(m syscall.NetlinkMessage) bool {
@@ -109,13 +166,36 @@ func (w *watcher) message(m syscall.NetlinkMessage) bool {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return w.link(m)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		return len(m.Data) >= unix.SizeofNdMsg && w.seen[int(binary.NativeEndian.Uint32(m.Data[4:]))].ours()
+		if len(m.Data) < unix.SizeofNdMsg {
+			return false
+		}
+		index := int(binary.NativeEndian.Uint32(m.Data[4:]))
+		return w.seen[index].ours() && !w.isGone(index)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return len(m.Data) >= unix.SizeofRtMsg && m.Data[4] == unix.RT_TABLE_MAIN && m.Data[5] == Protocol
+		if len(m.Data) < unix.SizeofRtMsg || m.Data[4] != unix.RT_TABLE_MAIN || m.Data[5] != Protocol {
+			return false
+		}
+		r, ok := parseRoute(m.Data)
+		return !ok || !w.isGone(r.index)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		return true
+		return w.address(m)
 	}
 	return false
+}
+
+// address tells of all addresses, save the link-local ones of our links, which Read does
+// not have either, and what the Handle has done itself.
+func (w *watcher) address(m syscall.NetlinkMessage) bool {
+	a, ok := parseAddress(m.Data)
+	if !ok || !w.seen[a.index].ours() {
+		return true
+	}
+	addr := a.prefix.Addr()
+	switch {
+	case addr.Is6() && addr.IsLinkLocalUnicast(), w.isGone(a.index):
+		return false
+	}
+	return m.Header.Type == unix.RTM_DELADDR || !w.hasPut(a.index, addr)
 }
 
 // link tells whether more has changed than what nobody here looks at: the kernel
@@ -131,9 +211,14 @@ func (w *watcher) link(m syscall.NetlinkMessage) bool {
 	old, had := w.seen[d.index]
 	if m.Header.Type == unix.RTM_DELLINK {
 		delete(w.seen, d.index)
-		return had
+		told := had && !w.isGone(d.index)
+		w.forget(d)
+		return told
 	}
 	d.VXLAN.Device = old.VXLAN.Device // not in the message
 	w.seen[d.index] = d
-	return !had || old != d
+	if d.ours() && d.Kind == Veth {
+		old.flags = d.flags // whether it is up is in Link; the carrier is the pod's end
+	}
+	return (!had || old != d) && !w.isMade(d) && !w.isGone(d.index)
 }

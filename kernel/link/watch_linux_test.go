@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -67,13 +68,48 @@ func TestWatch(t *testing.T) {
 	}
 	reach(t, h, want)
 	pod := nettest.Make(t)
+	with, side := vtep(1), hostSide()
+	maps.Copy(with.Routes, want.Routes)
+	maps.Copy(with.Links, side.Links)
+	maps.Copy(with.Addrs, side.Addrs)
+	maps.Copy(with.Neighs, side.Neighs)
+	maps.Copy(with.Routes, side.Routes)
+	maps.Copy(with.Sysctls, side.Sysctls)
+	for range 2 { // it comes, and goes again
+		if err := h.AddPod(podSpec, int(pod), routeSocket(t, pod)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Apply(Diff(want, with)); err != nil {
+			t.Fatal(err)
+		}
+		if noticed(notices) || noticed(notices) || noticed(notices) { // the kernel tells of a carrier later
+			t.Error("notice of a new pod")
+		}
+		if err := h.Apply(Diff(with, want)); err != nil {
+			t.Fatal(err)
+		}
+		if noticed(notices) || noticed(notices) {
+			t.Error("notice of a pod that Apply has removed")
+		}
+	}
 	if err := h.AddPod(podSpec, int(pod), routeSocket(t, pod)); err != nil {
 		t.Fatal(err)
 	}
-	if !noticed(notices) {
-		t.Error("no notice of a new pod")
+	if err := h.Apply(Diff(want, with)); err != nil {
+		t.Fatal(err)
 	}
 	quiet(t, notices, 1100*time.Millisecond)
+	for _, c := range []string{
+		"ip link set pl1 down", "ip link set pl1 mtu 1400", "ip addr del fd00:244::1/128 dev pl1", "ip addr add 192.0.2.77/32 dev pl1",
+		"ip neigh del 10.244.0.5 dev pl1",
+	} {
+		nettest.Run(t, "sh", "-ec", c)
+		if !noticed(notices) {
+			t.Errorf("no notice within 0.5 s: %s", c)
+		}
+		reach(t, h, with)
+		quiet(t, notices, 1100*time.Millisecond)
+	}
 	if err := h.DeletePod("pl1"); err != nil {
 		t.Fatal(err)
 	}
