@@ -202,15 +202,19 @@ func (p *Prober) wakeUp() {
 // nothing is known then.
 func (p *Prober) Run(ctx context.Context) error {
 	for _, v6 := range []bool{false, true} {
-		s, err := listen(ctx, v6, p.port)
+		s, err := listen(v6, p.port)
 		if err != nil {
 			p.log.Warn("probes of other nodes", "port", p.port, "ipv6", v6, "err", err)
 			continue
 		}
-		defer s.Close()
-		defer context.AfterFunc(ctx, func() { _ = s.Close() })()
 		p.sockets[v6] = s
-		go p.read(s)
+		var reader sync.WaitGroup
+		reader.Go(func() { p.read(s) })
+		defer func() {
+			s.end()
+			reader.Wait()
+			_ = s.Close()
+		}()
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -390,7 +394,7 @@ func (p *Prober) publish() {
 	p.out <- out
 }
 
-// read takes what comes until the socket is closed.
+// read takes what comes until the socket is ended.
 func (p *Prober) read(s *socket) {
 	buf, oob := make([]byte, 64<<10), make([]byte, 256)
 	for {

@@ -63,7 +63,9 @@ func (s *store) Add(o any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.put(c.(converted))
-	s.wakeUp()
+	if s.builder.Pending() { // else nothing of it is in a Snapshot: a node's heartbeat
+		s.wakeUp()
+	}
 	return nil
 }
 
