@@ -28,15 +28,15 @@ demo: build ## a two-node cluster network on this machine, explained and measure
 image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64 (go run ./internal/ociimage/cmd/image)
 	$(GO) run ./internal/ociimage/cmd/image -version $(VERSION) -name ghcr.io/podlane/podlane:$(VERSION) -o bin/podlane-image.tar
 
-e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time (cd test/e2e && go test ./...)
-	cd test/e2e && $(GO) test -v -timeout 60m ./...
+e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time; FAST_PATH=on: with the fast path (cd test/e2e && go test ./...)
+	cd test/e2e && PODLANE_E2E_FAST_PATH=$(FAST_PATH) $(GO) test -v -timeout 60m ./...
 
 .PHONY: scenarios
-scenarios: check-go ## what machines and people do to nodes, in the lab, under a packet every 10 ms (cd test/scenarios && go test . -scenarios)
-	cd test/scenarios && $(GO) test -v -count=1 -timeout 20m . -scenarios | grep --line-buffered -v '^=== ' && exit $${PIPESTATUS[0]}
+scenarios: check-go ## what machines and people do to nodes, in the lab, under a packet every 10 ms; FAST_PATH=on|off: in all of them (cd test/scenarios && go test . -scenarios)
+	cd test/scenarios && $(GO) test -v -count=1 -timeout 20m . -scenarios -fast-path=$(FAST_PATH) | grep --line-buffered -v '^=== ' && exit $${PIPESTATUS[0]}
 
 e2e-perf: check-go ## podlane perf run on that Kubernetes: every path, bad input, killed at ten points; root, 10 min (cd test/e2e && go test ./real -perf)
-	cd test/e2e && $(GO) test -v -count=1 -timeout 60m -run 'TestPodlane/(not_ready|installs|perf)' ./real -perf
+	cd test/e2e && PODLANE_E2E_FAST_PATH=$(FAST_PATH) $(GO) test -v -count=1 -timeout 60m -run 'TestPodlane/(not_ready|installs|perf)' ./real -perf
 
 test: check-go ## all tests (go test ./...)
 	@.ci/test

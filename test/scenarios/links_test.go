@@ -71,7 +71,9 @@ func (s *scene) mtu() {
 // TestForeignDrop: another packet filter that drops what pods send is named, with
 // its rule; ours goes on when it is gone.
 func TestForeignDrop(t *testing.T) {
-	s := up(t, "direct") // without the fast path, which goes past the filter (PL-031)
+	// Without the fast path, which goes past the filter (PL-031): where all have it on, the
+	// client has not.
+	s := upWith(t, "direct", strings.Replace(objects, "{name: client}", `{name: client, annotations: {podlane.dev/fast-path: "off"}}`, 1))
 	s.sh("node/n1", "nft 'add table inet other; add chain inet other foreign { type filter hook forward priority 0; policy drop; }'")
 	took := s.eventually(5*time.Second, func() error {
 		out, err := s.podlane("lab", "doctor", "--name", s.name)

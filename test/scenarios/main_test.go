@@ -22,6 +22,9 @@ import (
 
 var asked = flag.Bool("scenarios", false, "run them: `make scenarios`")
 
+// fastPath is the fast path of all scenes, and with on their translation at the socket.
+var fastPath = flag.String("fast-path", "", "on, off; without: off in direct mode, as with the rights of deploy/podlane.yaml, else on where the kernel can")
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		verb, ok := map[string]func(context.Context, []string) error{"serve": serve, "pulse": pulse}[os.Args[1]]

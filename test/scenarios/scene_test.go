@@ -67,16 +67,34 @@ spec: {nodeName: %s, containers: [{name: c, image: test, command: [%q, serve, %s
 `, name, app, node, self, name)
 }
 
-// up starts the lab with an overlay mode. In direct mode the fast path is off, as
-// with the rights of deploy/podlane.yaml; else it is on where the kernel can.
+// up starts the lab with an overlay mode.
 func up(t *testing.T, overlay string) *scene {
+	t.Helper()
+	return upWith(t, overlay, objects)
+}
+
+// options are those of the lab that the flag -fast-path asks for.
+func options(overlay string) lab.Options {
+	o := lab.Options{Nodes: 3, Overlay: overlay, FastPath: *fastPath}
+	switch {
+	case *fastPath == "on":
+		o.SocketLB = "on"
+	case *fastPath == "" && overlay == "direct":
+		o.FastPath = "off"
+	}
+	return o
+}
+
+func upWith(t *testing.T, overlay, objects string) *scene {
 	t.Helper()
 	if !*asked {
 		t.Skip("takes minutes: make scenarios")
 	}
 	s := &scene{T: t, name: fmt.Sprintf("scenarios-%s-%d", overlay, os.Getpid()), program: build(t, "podlane", "")}
 	text := strings.NewReplacer("{near}", server("near", "near", "n1"), "{far}", server("far", "far", "n2"), "{third}", server("third", "third", "n3"), "{ports}", ports).Replace(objects)
-	client, err := lab.Up(t.Context(), lab.Options{Name: s.name, Nodes: 3, Overlay: overlay, FastPath: map[string]string{"direct": "off"}[overlay], Objects: s.parse(text), Executable: s.program})
+	o := options(overlay)
+	o.Name, o.Objects, o.Executable = s.name, s.parse(text), s.program
+	client, err := lab.Up(t.Context(), o)
 	if err != nil {
 		if client != nil {
 			_ = client.Down(context.Background())

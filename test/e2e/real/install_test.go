@@ -50,6 +50,9 @@ func testRights(t *testing.T) {
 			case strings.Contains(line, "podlane agent --node="+n.Name+" "):
 				agents++
 				want = "CapEff: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 1 Seccomp: 2" // bit 12: NET_ADMIN
+				if fastPath {
+					want = "CapEff: 000000c000001000 CapBnd: 000000c000001000 NoNewPrivs: 1 Seccomp: 2" // bits 38 and 39: PERFMON, BPF
+				}
 			case strings.Contains(line, "podlane dns "):
 				servers++
 				want = "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2"
@@ -68,7 +71,11 @@ func testRights(t *testing.T) {
 // testStatus: the agent says where its API server is, and that all is well.
 func testStatus(t *testing.T) {
 	out := kubectl(t, "-n", "podlane", "exec", "daemonset/podlane-agent", "--", "/podlane", "status")
-	for _, want := range []string{"all is applied", "https://192.168.77.1:6443", "/etc/kubernetes/kubelet.conf"} {
+	path, sockets := "fast path off: ", "translation at the socket off: "
+	if fastPath {
+		path, sockets = "fast path on (", "translation at the socket on"
+	}
+	for _, want := range []string{"all is applied", "https://192.168.77.1:6443", "/etc/kubernetes/kubelet.conf", path, sockets} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}

@@ -18,6 +18,9 @@ import (
 var (
 	long    = flag.Bool("long", false, "scenarios at full length")
 	perfToo = flag.Bool("perf", false, "podlane perf run on the cluster too, killed at ten points: ten minutes more")
+	// fastPath has all steps run with the fast path and the translation at the socket on,
+	// from the install. Where a step is of the normal path alone it does something else then, and says so.
+	fastPath = os.Getenv("PODLANE_E2E_FAST_PATH") == "on"
 	// cluster is the one of all tests.
 	cluster *machines.Cluster
 )
@@ -43,7 +46,9 @@ func TestMain(m *testing.M) {
 	if !inside {
 		os.Exit(status)
 	}
-	cluster, err = machines.Up(ctx, machines.Prepared(2, os.Stderr))
+	o := machines.Prepared(2, os.Stderr)
+	o.FastPath = fastPath
+	cluster, err = machines.Up(ctx, o)
 	fail(err)
 	os.Exit(m.Run())
 }

@@ -144,7 +144,11 @@ func testPerfPaths(t *testing.T, v6 bool) {
 	if nodes := fmt.Sprint(e.Notes); !strings.Contains(nodes, "{nodes n1 to n2}") && !strings.Contains(nodes, "{nodes n2 to n1}") { // one that is tainted comes last
 		t.Errorf("no nodes in %v", nodes)
 	}
-	for _, n := range []perf.Note{{Name: "podlane's counters", Value: "read in the first round"}, {Name: "data path", Value: "routed"}} {
+	way := "routed"
+	if fastPath {
+		way = "routed, fast path"
+	}
+	for _, n := range []perf.Note{{Name: "podlane's counters", Value: "read in the first round"}, {Name: "data path", Value: way}} {
 		if !strings.Contains(fmt.Sprint(e.Notes), fmt.Sprint(n)) {
 			t.Errorf("no note %v in %v", n, e.Notes)
 		}
@@ -222,6 +226,9 @@ func testPerfBadInput(t *testing.T) {
 			before: far.script("nft 'table inet closed { chain c { type filter hook forward priority 0; th dport { 4000, 4001 } drop; }; }'"), then: far.script("nft delete table inet closed")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if fastPath && strings.HasSuffix(c.name, "blocked") || fastPath && strings.Contains(c.name, "as a policy would") {
+				t.Skip("packets on the fast path pass the packet filter by (PL-031): testExplain shows it")
+			}
 			if c.before != nil {
 				c.before(t)
 			}

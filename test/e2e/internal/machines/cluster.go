@@ -22,7 +22,10 @@ type Options struct {
 	Dir    string   // for all files of the cluster
 	Nodes  int      // their number
 	Images []string // archives that every node has, beside the pods' image
-	Log    io.Writer
+	// FastPath has the manifest switch on the fast path and the translation of Services
+	// at the socket, which takes more of the nodes.
+	FastPath bool
+	Log      io.Writer
 }
 
 // Cluster is a running Kubernetes.
@@ -52,6 +55,11 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		c.Nodes, names = append(c.Nodes, n), append(names, n.Name)
 	}
 	say("nodes %s: namespaces", strings.Join(names, " "))
+	if o.FastPath {
+		if err := c.fastPath(ctx); err != nil {
+			return nil, fmt.Errorf("fast path: %w", err)
+		}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		c.plane, err = startPlane(gctx, o.Bin, o.Dir, names)

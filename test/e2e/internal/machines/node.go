@@ -25,6 +25,7 @@ type Node struct {
 	life       io.Closer // its end is the node's
 	containerd *Process
 	kubelet    *Process
+	procs      string // of the cgroup2 that the runtime and its pods are in; "" for this program's
 }
 
 // own are the folders of which each node has its own: what the machine has in them
@@ -160,7 +161,11 @@ func (n *Node) startContainerd(ctx context.Context, images []string) (err error)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
-	if n.containerd, err = start(n.dir, "containerd", n.within("containerd", "--config", config)); err != nil {
+	command := []string{"containerd", "--config", config}
+	if n.procs != "" {
+		command = append([]string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, n.procs}, command...)
+	}
+	if n.containerd, err = start(n.dir, "containerd", n.within(command...)); err != nil {
 		return err
 	}
 	err = n.containerd.await(ctx, func(ctx context.Context) error {
