@@ -126,7 +126,7 @@ struct opener {
 struct opened {
 	struct addr addr;
 	__be16 port;
-	__u16 pad;
+	__u8 fin[2]; // the opener's side has ended, the other one has
 };
 
 #define PARTS 4
@@ -178,7 +178,8 @@ struct packet {
 	__u8 ecn;
 	bool v6;
 	bool opens;   // may be the first packet of a flow
-	bool ends;    // is one of the last of a TCP connection
+	bool ends;    // is one of the last of a TCP connection: a FIN, or
+	bool resets;  // a reset
 	__u16 headers; // bytes of IP and TCP or UDP headers
 	__u16 wrap;    // bytes of VXLAN in front of them, with what is around it
 };
@@ -207,6 +208,7 @@ static __always_inline int transport(struct packet *p, void *l4, void *end)
 		p->dport = tcp->dest;
 		p->opens = tcp->syn && !tcp->ack;
 		p->ends = tcp->fin || tcp->rst;
+		p->resets = tcp->rst;
 		p->headers += tcp->doff * 4;
 		return -1;
 	}
@@ -313,16 +315,21 @@ static __always_inline struct opener opener_of(const struct addr *src, __be16 sp
 	return o;
 }
 
-// forget ends what note keeps of a connection, and leaves another's that has its place.
-static __always_inline void forget(const struct opener *o, const struct addr *dst, __be16 dport)
+// side notes that one side of a connection has ended, and forgets it with both or a
+// reset. Another connection that has its place stays. Each side has a byte of its own: both may end at once.
+static __always_inline void side(const struct opener *o, const struct addr *dst, __be16 dport, int which, bool reset)
 {
 	struct opened *to = bpf_map_lookup_elem(&pl_opened, o);
-	if (to && to->port == dport && to->addr.word[3] == dst->word[3] && to->addr.word[2] == dst->word[2] &&
-	    to->addr.word[1] == dst->word[1] && to->addr.word[0] == dst->word[0])
+	if (!to || to->port != dport || to->addr.word[3] != dst->word[3] || to->addr.word[2] != dst->word[2] ||
+	    to->addr.word[1] != dst->word[1] || to->addr.word[0] != dst->word[0])
+		return;
+	to->fin[which] = 1;
+	if (reset || to->fin[!which])
 		bpf_map_delete_elem(&pl_opened, o);
 }
 
-// note remembers a TCP connection from its first packet to its first FIN or its reset.
+// note remembers a TCP connection from its first packet until both sides have sent
+// FIN, or one a reset: half of a connection may go on for long.
 static __always_inline void note(const struct packet *p)
 {
 	if (p->proto != IPPROTO_TCP || !(p->opens || p->ends))
@@ -333,9 +340,9 @@ static __always_inline void note(const struct packet *p)
 		bpf_map_update_elem(&pl_opened, &o, &to, BPF_ANY);
 		return;
 	}
-	forget(&o, &p->dst, p->dport);
+	side(&o, &p->dst, p->dport, 0, p->resets);
 	o = opener_of(&p->dst, p->dport, &p->src, p->sport);
-	forget(&o, &p->src, p->sport);
+	side(&o, &p->src, p->sport, 1, p->resets);
 }
 
 #define TOLD 2000 // ms

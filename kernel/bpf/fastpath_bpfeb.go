@@ -22,7 +22,7 @@ type objectsOpened struct {
 	_    structs.HostLayout
 	Addr objectsAddr
 	Port uint16
-	Pad  uint16
+	Fin  [2]uint8
 }
 
 type objectsOpener struct {

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -139,6 +140,67 @@ func both(t *testing.T, ns netns.NsHandle, network string, local netip.AddrPort,
 	})
 }
 
+// A client has sent all it has, and still gets: a Service's connection from its port
+// takes neither the port nor what is yet to come.
+func TestNAT_halfClosed(t *testing.T) {
+	w := newWorld(t, "")
+	n1, server := w.nodes[0], w.nodes[1].pods[0]
+	ended, finish := serveHalf(t, server.ns)
+	for _, v6 := range families {
+		n1.translate(t, vips[v6], server.addr(v6), false)
+		local := netip.AddrPortFrom(n1.pods[0].addr(v6), 21000)
+		nettest.Do(t, n1.pods[0].ns, func() {
+			direct, err := dial("tcp", local, netip.AddrPortFrom(server.addr(v6), 7777))
+			must(t, err)
+			defer direct.Close()
+			must(t, echo(direct, payload[:1000]))
+			must(t, direct.(*net.TCPConn).CloseWrite())
+			<-ended
+			service, err := dial("tcp", local, netip.AddrPortFrom(vips[v6], 80))
+			must(t, err)
+			defer service.Close()
+			must(t, echo(service, payload[:1000]))
+			finish <- "the rest"
+			if rest, err := io.ReadAll(direct); err != nil || string(rest) != "the rest" {
+				t.Errorf("%q, %v", rest, err)
+			}
+			must(t, echo(service, payload[:1000]))
+			must(t, service.(*net.TCPConn).CloseWrite())
+			<-ended
+			finish <- ""
+		})
+	}
+}
+
+// serveHalf answers on port 7777 with what it gets; when a client has ended its half,
+// it tells, and ends with what it is told.
+func serveHalf(t *testing.T, ns netns.NsHandle) (ended <-chan struct{}, finish chan<- string) {
+	t.Helper()
+	told, last := make(chan struct{}, 2), make(chan string, 2)
+	nettest.Do(t, ns, func() {
+		l, err := net.Listen("tcp", ":7777")
+		must(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					if _, err := io.Copy(c, c); err != nil { // reset
+						return
+					}
+					told <- struct{}{}
+					_, _ = io.WriteString(c, <-last)
+				}()
+			}
+		}()
+	})
+	return told, last
+}
+
 // Conntrack knows a flow that is not translated (from before the fast path was
 // on): it takes the shortcut from then on.
 func TestNAT_plainFlowIsKnown(t *testing.T) {
@@ -265,13 +327,13 @@ func TestForgetFlows_first(t *testing.T) {
 	n1.grows(t, "shortcut_direct", func() { must(t, echo(c, payload)) })
 }
 
-// What the programs remember of a connection goes when it ends, by either side, in
-// order or not.
+// What the programs remember of a connection goes when both sides have ended it, or
+// one has reset it, and not before.
 func TestOpened(t *testing.T) {
 	w := newWorld(t, "")
 	n1, n2 := w.nodes[0], w.nodes[1]
 	server := n2.pods[0]
-	serve(t, server.ns)
+	ended, finish := serveHalf(t, server.ns)
 	noted := func(want int) {
 		t.Helper()
 		for _, m := range []*machine{n1, n2} {
@@ -301,6 +363,12 @@ func TestOpened(t *testing.T) {
 				noted(1)
 				if reset {
 					must(t, c.(*net.TCPConn).SetLinger(0))
+				} else {
+					must(t, c.(*net.TCPConn).CloseWrite())
+					<-ended
+					noted(1)
+					finish <- ""
+					noted(0)
 				}
 				must(t, c.Close())
 				noted(0)
