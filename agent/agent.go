@@ -129,6 +129,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 	if err != nil {
 		return err
 	}
+	a.fast.watch(ctx)
 	g.Go(func() error { return server.Serve(ctx) })
 	g.Go(func() error { return source.Run(ctx) })
 	g.Go(func() error { return a.services.watch(ctx) })
@@ -229,6 +230,8 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case <-notices:
 			a.links.doubt()
 			a.probing.prober.Again()
+		case <-a.fast.policies:
+			a.fast.doubt()
 		case r := <-a.probing.prober.Results():
 			a.probing.judge(r, time.Now())
 		case e := <-a.services.notices:

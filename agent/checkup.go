@@ -59,7 +59,7 @@ func (c *checkups) look(s scene) error {
 	if err != nil {
 		return err
 	}
-	exam.FastPath, exam.FastPathOff, exam.SocketLBOff = s.fast.On, s.fast.Why, s.noSockets
+	s.parts(&exam.Report)
 	found := append(doctor.Cluster(s.plan), doctor.Nodes([]*observe.Exam{exam})...)
 	c.found.Store(&found)
 	return nil

@@ -83,12 +83,17 @@ func (a *Agent) look(r *cni.Request, how func(scene, []byte) (any, error)) {
 // mostDifferences bounds those of a reply, which is bounded itself.
 const mostDifferences = 500
 
+// parts adds what the agent says of its fast path and of its translation at sockets.
+func (s scene) parts(r *observe.Report) {
+	r.FastPath, r.FastPathOff, r.FastPathUntold, r.SocketLBOff = s.fast.On, s.fast.Why, s.fast.Untold, s.noSockets
+}
+
 func (s scene) report(_ []byte) (any, error) {
 	r, err := observe.ComparePlan(s.plan, s.facts())
 	if err != nil {
 		return nil, err
 	}
-	r.FastPath, r.FastPathOff, r.SocketLBOff = s.fast.On, s.fast.Why, s.noSockets
+	s.parts(r)
 	r.Differences = r.Differences[:min(len(r.Differences), mostDifferences)]
 	return r, nil
 }
@@ -118,7 +123,7 @@ func (s scene) examination(_ []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	exam.FastPath, exam.FastPathOff, exam.SocketLBOff = s.fast.On, s.fast.Why, s.noSockets
+	s.parts(&exam.Report)
 	exam.Differences = exam.Differences[:min(len(exam.Differences), mostDifferences)]
 	exam.Echoes = s.agent.echoes(s)
 	return Examination{exam, doctor.Cluster(s.plan)}, nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,6 +38,8 @@ type fast struct {
 	off    map[string]fastpath.Reason
 	state  fastpath.State
 	left   int // programs to be attached
+	// policies has a notice after IPsec policies have changed; nil where none comes.
+	policies <-chan struct{}
 }
 
 // open takes the fast path into use, or away.
@@ -49,9 +52,28 @@ func (f *fast) open(c FastPath, log *slog.Logger) error {
 		}
 		f.handle = h
 		log.Info(f.what, "state", "on", "attach", h.How())
+		if why := h.Untold(); why != "" {
+			log.Warn(f.what+": conntrack is not told of pods' own connections", "err", why)
+		}
 		return h.Counters, nil
 	}, bpf.Remove)
 }
+
+// watch tells of IPsec policies, for which packets take the normal path; without it
+// they are seen when the links are read back.
+func (f *fast) watch(ctx context.Context) {
+	if f.handle == nil {
+		return
+	}
+	policies, err := bpf.WatchIPsec(ctx)
+	if err != nil {
+		f.log.Warn(f.what+": IPsec policies are seen late", "every", linksEvery, "err", err)
+	}
+	f.policies = policies
+}
+
+// doubt has the next apply look at the kernel anew.
+func (f *fast) doubt() { f.link = nil }
 
 func (f *fast) close() {
 	if f.handle != nil {
@@ -142,6 +164,8 @@ type FastPathStatus struct {
 	Attach string `json:"attach,omitempty"` // tcx, clsact
 	Why    string `json:"why,omitempty"`    // it is off
 	Error  string `json:"error,omitempty"`  // what of it is not applied
+	// Untold is why conntrack is not told of pods' own connections; "" where it is.
+	Untold string `json:"untold,omitempty"`
 	// Normal names the pods and links that keep to the normal path, each with the
 	// reason.
 	Normal   []string    `json:"normal,omitempty"`
@@ -156,7 +180,7 @@ func (f *fast) status(allocations []cni.Allocation) FastPathStatus {
 	if f.handle == nil {
 		return FastPathStatus{Why: f.why}
 	}
-	s := FastPathStatus{On: true, Attach: string(f.handle.How())}
+	s := FastPathStatus{On: true, Attach: string(f.handle.How()), Untold: f.handle.Untold()}
 	names := map[string]string{}
 	for _, al := range allocations {
 		names[al.Link] = "pod " + al.PodName()

@@ -66,6 +66,7 @@ func TestNodes(t *testing.T) {
 		{"a firewall past which the fast path goes", observe.Exam{Report: observe.Report{FastPath: true, Foreign: []observe.Foreign{{Table: "ip f", Chain: "f", Hooks: []string{"forward"}, Handle: 4, What: "drop"}}}}, "PL-010 PL-031"},
 		{"no fast path", observe.Exam{Report: observe.Report{FastPathOff: "this kernel has no BTF"}}, "PL-032"},
 		{"no translation at the socket", observe.Exam{Report: observe.Report{SocketLBOff: "/sys/fs/cgroup is not a cgroup2 file system"}}, "PL-033"},
+		{"a kernel that cannot be told of connections", observe.Exam{Report: observe.Report{FastPath: true, FastPathUntold: "load program: invalid argument"}}, "PL-034"},
 		{"none wanted", observe.Exam{Report: observe.Report{SocketLBOff: "off by --socket-lb"}}, ""},
 		{"no fast path wanted", observe.Exam{Report: observe.Report{FastPathOff: "off by --fast-path"}}, ""},
 		{"strict", observe.Exam{Sysctls: map[string]string{"net/ipv4/conf/all/rp_filter": "1"}}, "PL-020"},

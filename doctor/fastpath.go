@@ -21,6 +21,12 @@ var fastPathChecks = []Check{
 		}
 		return one(Info, "nothing has to be done: the node's rules translate; docs/fast-path.md says what the translation at the socket needs", "%s", e.SocketLBOff)
 	}},
+	{ID: "PL-034", Title: "conntrack is not told of pods' own connections", Node: func(e *observe.Exam) []Finding {
+		if e.FastPathUntold == "" {
+			return nil
+		}
+		return one(Info, "Linux 6.0 can; until then a pod that uses one source port for a Service and for a pod behind it loses both connections (docs/fast-path.md)", "%s", e.FastPathUntold)
+	}},
 }
 
 // unseen finds rules of others that drop in the forward hook, where packets of the

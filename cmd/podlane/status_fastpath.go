@@ -20,6 +20,9 @@ func printFastPath(w io.Writer, s agent.FastPathStatus) {
 	if s.Error != "" {
 		fmt.Fprintf(w, "fast path, not applied: %s\n", s.Error)
 	}
+	if s.Untold != "" {
+		fmt.Fprintf(w, "  conntrack is not told of pods' own connections: %s\n", s.Untold)
+	}
 	printCounts(w, "packets", s.Counters)
 	for _, n := range s.Normal {
 		fmt.Fprintln(w, "  on the normal path:", n)

@@ -37,6 +37,9 @@ type Report struct {
 	FastPath bool `json:"fast_path"`
 	// FastPathOff is why it is off; "" where it is on, or that is not known.
 	FastPathOff string `json:"fast_path_off,omitempty"`
+	// FastPathUntold is why conntrack is not told of pods' own connections; "" where it
+	// is, or there is no fast path.
+	FastPathUntold string `json:"fast_path_untold,omitempty"`
 	// SocketLBOff likewise says why no Service is translated at sockets.
 	SocketLBOff string       `json:"socket_lb_off,omitempty"`
 	Differences []Difference `json:"differences"`
@@ -112,8 +115,9 @@ func (r *Report) askAgent(socket string) {
 	}
 	var status struct {
 		FastPath struct {
-			On  bool   `json:"on"`
-			Why string `json:"why"`
+			On     bool   `json:"on"`
+			Why    string `json:"why"`
+			Untold string `json:"untold"`
 			FastPath
 		} `json:"fastPath"`
 		SocketLB struct {
@@ -124,7 +128,7 @@ func (r *Report) askAgent(socket string) {
 		} `json:"socketLB"`
 	}
 	r.note(json.Unmarshal(reply.Result, &status))
-	r.FastPath, r.FastPathOff, r.SocketLBOff = status.FastPath.On, status.FastPath.Why, status.SocketLB.Why
+	r.FastPath, r.FastPathOff, r.FastPathUntold, r.SocketLBOff = status.FastPath.On, status.FastPath.Why, status.FastPath.Untold, status.SocketLB.Why
 	if status.SocketLB.Cgroup != "" {
 		r.Sockets = ebpf.NewClients(status.SocketLB.Pods, status.SocketLB.Own)
 	}

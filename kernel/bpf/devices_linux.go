@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/overlay/fastpath"
@@ -145,6 +147,37 @@ func IPsec() ([]fastpath.Selector, error) {
 		}
 	}
 	return all, nil
+}
+
+// WatchIPsec gives a notice after a policy of the calling thread's namespace has been
+// added, changed or deleted. Notices coalesce. Without IPsec in the kernel there is none, ever.
+func WatchIPsec(ctx context.Context) (<-chan struct{}, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_XFRM)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("IPsec policies: netlink socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (nl.XFRMNLGRP_POLICY - 1)}); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("IPsec policies: subscribe: %w", err)
+	}
+	file, out := os.NewFile(uintptr(fd), "xfrm"), make(chan struct{}, 1)
+	context.AfterFunc(ctx, func() { _ = file.Close() })
+	go func() {
+		buf := make([]byte, 4096) // what it says of the policy is not read
+		for {
+			if _, err := file.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return out, nil
 }
 
 // prefix undoes what the library takes an IPv6 address for that ends in zeros: one of

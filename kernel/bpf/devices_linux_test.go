@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -249,4 +250,41 @@ func TestIPsec(t *testing.T) {
 	if len(got) != 4 || len(want) != 0 {
 		t.Errorf("%v, without %v", got, want)
 	}
+}
+
+// A policy that comes or goes is told, once for several.
+func TestWatchIPsec(t *testing.T) {
+	nettest.New(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	notices, err := WatchIPsec(ctx)
+	must(t, err)
+	if notices == nil {
+		t.Skip("a kernel without IPsec")
+	}
+	told := func(want bool) {
+		t.Helper()
+		wait := 100 * time.Millisecond
+		if want {
+			wait = 5 * time.Second
+		}
+		select {
+		case <-notices:
+			if !want {
+				t.Error("a notice of nothing")
+			}
+		case <-time.After(wait):
+			if want {
+				t.Error("no notice")
+			}
+		}
+	}
+	told(false)
+	for _, verb := range []string{"add", "update"} {
+		run(t, "ip xfrm policy %s src 10.0.0.0/24 dst 10.1.0.0/24 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel", verb)
+		told(true)
+	}
+	run(t, "ip xfrm policy deleteall")
+	told(true)
+	told(false)
 }

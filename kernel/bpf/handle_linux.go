@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type Handle struct {
 	want  fastpath.State
 	index map[string]int
 	alone bool // no programs of other layouts are left
+	// untold says why conntrack is not told of connections; "" where it is.
+	untold string
 }
 
 // attached is a program at a device's ingress.
@@ -110,30 +113,59 @@ func (h *Handle) load() error {
 		askConntrack()
 		err = h.loadObjects()
 	}
-	if _, module := os.Stat("/sys/kernel/btf/nf_conntrack"); module == nil && errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("%w: conntrack is a module of this kernel, to which only CAP_SYS_ADMIN gives a program access: %v", ErrUnavailable, firstWords(err))
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		if why := lookups("/sys/kernel/btf"); why != "" {
+			return fmt.Errorf("%w: %s: %v", ErrUnavailable, why, firstWords(err))
+		}
 	}
 	return Unavailable(err)
 }
 
+// lookups says why programs cannot ask conntrack for a flow; "" where they can, as far
+// as one may see without any right. btf is the folder of the kernel's types, in which the names of its functions stand as they are.
+func lookups(btf string) string {
+	const lookup, since = "bpf_skb_ct_lookup", "bpf_skb_ct_lookup (Linux 5.18)"
+	has := func(file string) (there, has bool) {
+		text, err := os.ReadFile(filepath.Join(btf, file))
+		return err == nil, bytes.Contains(text, []byte("\x00"+lookup+"\x00"))
+	}
+	if _, inside := has("vmlinux"); inside {
+		return ""
+	}
+	switch module, inside := has("nf_conntrack"); {
+	case inside:
+		return "conntrack is a module of this kernel, to whose functions only CAP_SYS_ADMIN gives a program access"
+	case module:
+		return "this kernel's conntrack has no " + since + ", which no right makes up for"
+	}
+	return "this kernel has no " + since + ", or its conntrack is a module that is not loaded, or without BTF (CONFIG_DEBUG_INFO_BTF_MODULES)"
+}
+
 // loadObjects loads the programs; where the kernel cannot be told of connections,
 // without that.
-func (h *Handle) loadObjects() error {
-	var errs [2]error
-	for i, tells := range []bool{true, false} {
-		spec, err := loadObjects()
-		if err != nil {
-			return err
-		}
-		if err := spec.Variables["tells"].Set(tells); err != nil {
-			return err
-		}
-		errs[i] = spec.LoadAndAssign(&h.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}})
-		if errs[i] == nil || errors.Is(errs[i], ebpf.ErrMapIncompatible) {
-			return errs[i]
-		}
+func (h *Handle) loadObjects() (err error) {
+	h.untold, err = tellingFirst(h.loadTelling)
+	return err
+}
+
+// tellingFirst loads without telling where that cannot be loaded with it, and says why.
+func tellingFirst(load func(tells bool) error) (untold string, err error) {
+	err = load(true)
+	if err == nil || errors.Is(err, ebpf.ErrMapIncompatible) {
+		return "", err
 	}
-	return errs[1]
+	return firstWords(err), load(false)
+}
+
+func (h *Handle) loadTelling(tells bool) error {
+	spec, err := loadObjects()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables["tells"].Set(tells); err != nil {
+		return err
+	}
+	return spec.LoadAndAssign(&h.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}})
 }
 
 // Unavailable says of an error of loading programs that they are not available,
@@ -159,6 +191,10 @@ func firstWords(err error) string {
 
 // How says how programs are attached.
 func (h *Handle) How() Attach { return h.attach }
+
+// Untold says why conntrack is not told of the pods' own connections, as by a kernel
+// before 6.0; "" where it is.
+func (h *Handle) Untold() string { return h.untold }
 
 // Close lets go of all. Programs and maps stay in force.
 func (h *Handle) Close() {

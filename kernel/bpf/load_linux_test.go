@@ -2,11 +2,13 @@ package bpf
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/internal/nettest"
@@ -75,5 +77,54 @@ func TestOpen(t *testing.T) {
 	}
 	if n := int(h.objects.PlCounters.MaxEntries()); n != len(reasons) {
 		t.Errorf("the programs count %d reasons, %d have a name", n, len(reasons))
+	}
+}
+
+// Why programs cannot ask conntrack: a right is named only where it helps.
+func TestLookups(t *testing.T) {
+	const with, without = "\x00a\x00bpf_skb_ct_lookup\x00b\x00", "\x00a\x00bpf_skb_ct_lookup_other\x00b\x00"
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  string
+		right bool
+	}{
+		"built in":         {map[string]string{"vmlinux": with}, "", false},
+		"a module":         {map[string]string{"vmlinux": without, "nf_conntrack": with}, "only CAP_SYS_ADMIN gives", true},
+		"before 5.18":      {map[string]string{"vmlinux": without}, "Linux 5.18", false},
+		"a module of then": {map[string]string{"vmlinux": without, "nf_conntrack": without}, "Linux 5.18", false},
+	} {
+		dir := t.TempDir()
+		for file, text := range test.files {
+			must(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
+		}
+		got := lookups(dir)
+		if !strings.Contains(got, test.want) || (got == "") != (test.want == "") || strings.Contains(got, "CAP_SYS_ADMIN") != test.right {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+// What the kernel cannot be told of is said, and does not keep the fast path off.
+func TestTellingFirst(t *testing.T) {
+	for name, test := range map[string]struct {
+		with, without error
+		untold        string
+		err           error
+	}{
+		"told":        {nil, errors.New("not tried"), "", nil},
+		"cannot be":   {errors.New("no such function"), nil, "no such function", nil},
+		"neither":     {errors.New("not permitted"), unix.EPERM, "not permitted", unix.EPERM},
+		"other pins":  {ebpf.ErrMapIncompatible, nil, "", ebpf.ErrMapIncompatible},
+		"a long tale": {&ebpf.VerifierError{Cause: unix.EINVAL, Log: []string{"0: R1=ctx()", "1: R2=1"}}, nil, "invalid argument", nil},
+	} {
+		untold, err := tellingFirst(func(tells bool) error {
+			if tells {
+				return test.with
+			}
+			return test.without
+		})
+		if untold != test.untold || !errors.Is(err, test.err) {
+			t.Errorf("%s: %q, %v", name, untold, err)
+		}
 	}
 }
