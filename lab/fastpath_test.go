@@ -109,6 +109,7 @@ func (l *fastLab) address(pod string) string {
 func TestFastPath(t *testing.T) {
 	l := upFast(t, fastPathObjects)
 	l.ways()
+	l.ipsec()
 	l.changes()
 }
 
@@ -163,6 +164,31 @@ func (l *fastLab) ways() {
 	}
 	if out := l.run("exec", "node/n1", "--", "curl", "-s", "127.0.0.1:10249/metrics"); !strings.Contains(out, `podlane_fastpath_packets_total{reason="shortcut_direct"}`) {
 		t.Errorf("metrics: %.500s", out)
+	}
+}
+
+// ipsec makes and deletes a policy for another node's pods: their network leaves the
+// fast path and comes back at once, not only when all is looked at again, every 30 s.
+func (l *fastLab) ipsec() {
+	began := time.Now()
+	for range 3 {
+		for _, step := range []struct {
+			change string
+			seen   bool
+		}{{"add", true}, {"delete", false}} {
+			words := []string{"exec", "node/n1", "--", "ip", "xfrm", "policy", step.change, "src", l.address("client") + "/32", "dst", l.address("web") + "/32", "dir", "out"}
+			if step.seen {
+				words = append(words, "tmpl", "src", "192.0.2.1", "dst", "192.0.2.2", "proto", "esp", "mode", "tunnel")
+			}
+			l.run(words...)
+			for strings.Contains(l.status("n1"), ": IPsec") != step.seen {
+				if time.Since(began) > 25*time.Second {
+					l.t.Errorf("policy %s: %s", step.change, l.status("n1"))
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
 	}
 }
 
