@@ -121,7 +121,7 @@ func TestRun_services(t *testing.T) {
 	for _, s := range e.Steps {
 		parts = append(parts, s.Part)
 	}
-	if want := []string{"pod network", "Service translation, 0 Services beside it", "Service translation, 300 Services beside it"}; !slices.Equal(parts, want) {
+	if want := []string{"pod network", "Service translation, 0 others", "Service translation, 300 others"}; !slices.Equal(parts, want) {
 		t.Errorf("%q, want %q", parts, want)
 	}
 }

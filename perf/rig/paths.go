@@ -231,7 +231,7 @@ func (r *rig) translations(b *bench) []perf.Part {
 		of += ", " + b.layout.backend
 	}
 	if len(r.Services) > 1 {
-		of += fmt.Sprintf(", %d Services beside it", b.layout.services)
+		of += fmt.Sprintf(", %d others", b.layout.services)
 	}
 	return []perf.Part{
 		{Name: "Service translation" + of, From: r.named(perf.PodPod, b), To: r.named(perf.PodServicePod, b)},
