@@ -19,6 +19,8 @@ import (
 
 var soak = flag.Duration("soak", 0, "run TestFastPath_soak for so long")
 
+var soakOverlay = flag.String("soak-overlay", "auto", "how packets reach the other node in TestFastPath_soak: auto (directly), vxlan")
+
 const churned = `
 apiVersion: v1
 kind: Pod
@@ -30,12 +32,12 @@ spec: {nodeName: %[2]s, containers: [{name: c, image: nginx, ports: [{containerP
 // while two clients ask without a pause; in the end the fast path knows the pods
 // there are, and no others:
 //
-//	go test ./lab -run TestFastPath_soak -soak 30m -timeout 1h
+//	go test ./lab -run TestFastPath_soak -soak 30m -soak-overlay vxlan -timeout 1h
 func TestFastPath_soak(t *testing.T) {
 	if *soak == 0 {
 		t.Skip("takes as long as it is told to: -soak 30m")
 	}
-	l := upFast(t, fastPathObjects+stayObjects, "--socket-lb", "on")
+	l := upFast(t, fastPathObjects+stayObjects, "--socket-lb", "on", "--overlay", *soakOverlay)
 	entries := map[string]int{"n1": l.settled("n1"), "n2": l.settled("n2")}
 	stay := l.steady(l.clusterIP("stay"), *soak)
 	want := map[string]int{"n1": l.podsOnFastPath("n1"), "n2": l.podsOnFastPath("n2")}

@@ -185,7 +185,8 @@ func loadedRun(t *testing.T) (extra CPUKinds, used, others float64) {
 		if argv[len(argv)-1] != string(qperf.UDPOpen) {
 			return run(ctx, argv)
 		}
-		load := exec.CommandContext(ctx, "python3", "-c", "import time\nwhile True:\n e=time.monotonic()+.006\n while time.monotonic()<e: pass\n time.sleep(.004)")
+		// At random lengths: the kernel's clocks count by ticks, of 4 ms say, and would see another part of a load in step with them.
+		load := exec.CommandContext(ctx, "python3", "-c", "import time, random\nwhile True:\n e=time.monotonic()+random.uniform(.002,.01)\n while time.monotonic()<e: pass\n time.sleep(random.uniform(.001,.007))")
 		load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := load.Start(); err != nil {
 			return nil, err
