@@ -183,8 +183,12 @@ func TestMapEntries(t *testing.T) {
 		t.Skip("runs within a lab, as a part of TestFastPath_soak")
 	}
 	n := 0
-	for _, name := range []string{"v1/pl_pods", "v1/pl_peers", "socket-v1/pl_clients", "socket-v1/pl_services", "socket-v1/pl_slots", "socket-v1/pl_flows", "socket-v1/pl_pair_flows"} {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+	for _, name := range []string{"pl_pods", "pl_peers", "pl_clients", "pl_services", "pl_slots", "pl_flows", "pl_pair_flows"} {
+		pins, _ := filepath.Glob(filepath.Join(dir, "*", name)) // in the folder of the layout
+		if len(pins) != 1 {
+			t.Fatalf("%s is pinned as %v, want one", name, pins)
+		}
+		m, err := ebpf.LoadPinnedMap(pins[0], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
