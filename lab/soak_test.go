@@ -183,8 +183,8 @@ func TestMapEntries(t *testing.T) {
 		t.Skip("runs within a lab, as a part of TestFastPath_soak")
 	}
 	n := 0
-	for _, name := range []string{"pl_pods", "pl_peers", "pl_clients", "pl_services", "pl_slots", "pl_flows", "pl_pair_flows"} {
-		pins, _ := filepath.Glob(filepath.Join(dir, "*", name)) // in the folder of the layout
+	for _, name := range []string{"v*/pl_pods", "v*/pl_peers", "socket-v*/pl_clients", "socket-v*/pl_services", "socket-v*/pl_slots", "socket-v*/pl_flows", "socket-v*/pl_pair_flows"} {
+		pins, _ := filepath.Glob(filepath.Join(dir, name))
 		if len(pins) != 1 {
 			t.Fatalf("%s is pinned as %v, want one", name, pins)
 		}
