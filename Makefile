@@ -29,7 +29,7 @@ image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64 (go
 	$(GO) run ./internal/ociimage/cmd/image -version $(VERSION) -name ghcr.io/podlane/podlane:$(VERSION) -o bin/podlane-image.tar
 
 e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time; FAST_PATH=on: with the fast path (cd test/e2e && go test ./...)
-	cd test/e2e && PODLANE_E2E_FAST_PATH=$(FAST_PATH) $(GO) test -v -timeout 60m ./...
+	cd test/e2e && PODLANE_E2E_FAST_PATH=$(FAST_PATH) $(GO) test -v -count=1 -timeout 60m ./...
 
 .PHONY: scenarios
 scenarios: check-go ## what machines and people do to nodes, in the lab, under a packet every 10 ms; FAST_PATH=on|off: in all of them (cd test/scenarios && go test . -scenarios)

@@ -81,7 +81,7 @@ func benchADD(b *testing.B, nodes int) {
 
 // newBenchAgent makes an agent on a node of its own, on one segment with all others,
 // and has it apply the cluster.
-func newBenchAgent(b *testing.B, nodes int) *Agent {
+func newBenchAgent(b testing.TB, nodes int) *Agent {
 	nettest.New(b)
 	for _, args := range [][]string{{"link", "add", "eth0", "type", "veth", "peer", "name", "far"}, {"link", "set", "far", "up"}, {"link", "set", "eth0", "up"},
 		{"addr", "add", "10.100.0.1/16", "dev", "eth0"}, {"addr", "add", "fd00:100::1/64", "dev", "eth0", "nodad"}} {
@@ -109,7 +109,7 @@ func newBenchAgent(b *testing.B, nodes int) *Agent {
 }
 
 // podRequest is a runtime's request for a pod with a namespace of its own.
-func podRequest(b *testing.B, id string) *cni.Request {
+func podRequest(b testing.TB, id string) *cni.Request {
 	r := &cni.Request{Deadline: time.Now().Add(time.Hour), NetnsFD: int(nettest.Make(b))}
 	r.Verb, r.ContainerID, r.IfName, r.Netns = shim.VerbCNI, id, "eth0", "/var/run/netns/"+id
 	r.Config = []byte(`{"cniVersion":"1.1.0","name":"podlane","type":"podlane-cni"}`)

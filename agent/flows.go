@@ -60,15 +60,19 @@ func (f *flows) run(ctx context.Context) error {
 	late := time.NewTimer(0)
 	defer late.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case t = <-f.applied:
+			err = f.look(t)
 		case b := <-f.built:
 			f.bare, f.again = &b, true
+			err = errors.Join(f.look(t), f.lookBare())
 		case <-late.C:
+			err = errors.Join(f.look(t), f.lookBare())
 		}
-		if err := errors.Join(f.look(t), f.lookBare()); err != nil {
+		if err != nil {
 			late.Reset(flowsLate)
 			f.log.Warn("stale flows; they are looked for again", "err", err)
 		}

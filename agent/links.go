@@ -45,6 +45,9 @@ func (l *links) doubt() {
 // object is unusable all stays as it is: an object that is gone for a moment must
 // not cost running pods their network.
 func (l *links) apply(p *plan.Plan) error {
+	if l.madeAnew() {
+		l.doubt()
+	}
 	if l.applied == p.Link {
 		return nil
 	}
@@ -67,6 +70,16 @@ func (l *links) apply(p *plan.Plan) error {
 	}
 	l.applied = p.Link
 	return nil
+}
+
+// madeAnew says that a pod has got a link anew of which the kernel is believed to have one:
+// what was on that one is not there.
+func (l *links) madeAnew() bool {
+	added := l.handle.Added()
+	return l.applied != nil && slices.ContainsFunc(added, func(name string) bool {
+		_, had := l.applied.Links[name]
+		return had
+	})
 }
 
 func (l *links) have(want *link.State) (link.State, error) {

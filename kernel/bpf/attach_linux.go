@@ -113,7 +113,7 @@ func (h *Handle) AttachSome(n int) (left int, err error) {
 	}
 	err = errors.Join(append(errs, h.update())...)
 	if left == 0 && err == nil && !h.alone {
-		err = RemoveOthers(h.dir)
+		err = errors.Join(forgetOthers(h.dir), RemoveOthers(h.dir))
 		h.alone = err == nil
 	}
 	return left, err

@@ -30,6 +30,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define ECN_MASK 3
+#define ECN_ECT_1 1
 #define ECN_ECT_0 2
 #define ECN_CE 3
 #define DECAP_L3_IPV6 (1ULL << 8) // BPF_F_ADJ_ROOM_DECAP_L3_IPV6, Linux 6.3
@@ -84,6 +85,7 @@ struct peer {
 	__u32 ifindex;
 	__u32 mtu;
 	__u32 family; // of via; 0: the VTEP
+	__u32 either; // its packets may come by another device too
 	struct addr via;
 	__u8 dst[ETH_ALEN]; // the two VTEPs'
 	__u8 src[ETH_ALEN];
@@ -624,11 +626,11 @@ static __always_inline int from_vxlan(struct __sk_buff *skb, const struct packet
 	struct encap o;
 	__builtin_memcpy(&o, e, ENCAP_LEN);
 	struct packet p = { .wrap = ENCAP_LEN };
-	if (parse(skb, &p, o.inner.h_proto) >= 0 || (skb->gso_size && p.proto != IPPROTO_TCP))
+	if (parse(skb, &p, o.inner.h_proto) >= 0 || (skb->gso_size && p.proto != IPPROTO_TCP) || (around->ecn == ECN_ECT_1 && p.ecn == ECN_ECT_0))
 		return NEXT;
 	struct pod *to = bpf_map_lookup_elem(&pl_pods, &p.dst);
 	struct peer *from = to ? peer_of(&p.src) : NULL;
-	if (!from || from->outer.dst != o.ip.saddr || from->outer.src != o.ip.daddr || from->outer.vni != o.vni || from->outer.port != o.udp.dest ||
+	if (!from || from->outer.ifindex != skb->ifindex || from->outer.dst != o.ip.saddr || from->outer.src != o.ip.daddr || from->outer.vni != o.vni || from->outer.port != o.udp.dest ||
 	    !same(from->src, o.inner.h_dest))
 		return NEXT;
 	return deliver(skb, &p, to, SHORTCUT_DECAP);
@@ -654,9 +656,10 @@ int pl_to_pod(struct __sk_buff *skb)
 	}
 	if (why >= 0)
 		return pass(why);
-	// By whichever device: the peer may still take another way to here than we to
-	// there, and half of a flow on the normal path would be invalid.
-	if (!peer_of(&p.src))
+	// The peer may still take another way to here than we to there, and half of a flow on
+	// the normal path would be invalid.
+	struct peer *from = peer_of(&p.src);
+	if (!from || (from->ifindex != skb->ifindex && !from->either))
 		return pass(PASS_SOURCE);
 	return deliver(skb, &p, to, SHORTCUT_IN);
 }

@@ -47,6 +47,7 @@ type objectsPeer struct {
 	Ifindex uint32
 	Mtu     uint32
 	Family  uint32
+	Either  uint32
 	Via     objectsAddr
 	Dst     [6]uint8
 	Src     [6]uint8

@@ -227,7 +227,7 @@ func (h *Handle) Counters() ([]Count, error) {
 // nothing there is no error.
 func Remove(dir string) error {
 	own := filepath.Join(dir, layout)
-	err := errors.Join(forgetFlows(pinnedWays(own)), removeFilters(), RemoveOthers(own), RemoveDir(own))
+	err := errors.Join(forgetFlows(pinnedWays(own)), forgetOthers(own), removeFilters(), RemoveOthers(own), RemoveDir(own))
 	_ = os.Remove(dir) // where nothing else is in it
 	return err
 }
@@ -235,18 +235,38 @@ func Remove(dir string) error {
 // RemoveOthers takes away what agents of other layouts have left beside a layout's
 // folder, at an upgrade or on the way back from one.
 func RemoveOthers(own string) error {
+	dirs, err := others(own)
+	errs := []error{err}
+	for _, dir := range dirs {
+		errs = append(errs, RemoveDir(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// forgetOthers has conntrack forget what the flows of programs of other layouts were, as far as
+// their maps can be read: of these flows some may not take the fast path any more.
+func forgetOthers(own string) error {
+	dirs, err := others(own)
+	errs := []error{err}
+	for _, dir := range dirs {
+		errs = append(errs, forgetFlows(pinnedWays(dir)))
+	}
+	return errors.Join(errs...)
+}
+
+// others gives the folders of other layouts.
+func others(own string) (dirs []string, err error) {
 	all, err := os.ReadDir(filepath.Dir(own))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
-	errs := []error{err}
 	kind := withoutNumber(filepath.Base(own))
 	for _, f := range all {
 		if f.Name() != filepath.Base(own) && withoutNumber(f.Name()) == kind {
-			errs = append(errs, RemoveDir(filepath.Join(filepath.Dir(own), f.Name())))
+			dirs = append(dirs, filepath.Join(filepath.Dir(own), f.Name()))
 		}
 	}
-	return errors.Join(errs...)
+	return dirs, err
 }
 
 func withoutNumber(layout string) string { return strings.TrimRight(layout, "0123456789") }

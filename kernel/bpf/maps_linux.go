@@ -52,6 +52,9 @@ func (h *Handle) entries() (map[netip.Addr]objectsPod, map[netip.Prefix]objectsP
 			continue
 		}
 		peer := objectsPeer{Ifindex: uint32(h.index[p.Dev]), Mtu: uint32(p.MTU), Dst: p.Dst, Src: p.Src, Outer: h.outer(p.Outer)}
+		if len(p.From) > 1 {
+			peer.Either = 1
+		}
 		switch {
 		case p.Via.Is4():
 			peer.Family, peer.Via = unix.AF_INET, toAddr(p.Via)

@@ -136,7 +136,7 @@ func (w *world) tap(t testing.TB, dev string) wire {
 	return c
 }
 
-// vxlan gives the next frame with VXLAN of a node whose payload ends in text.
+// vxlan gives the next frame with a datagram in VXLAN of a node whose payload ends in text.
 func (c wire) vxlan(t testing.TB, node netip.Addr, text string) []byte {
 	t.Helper()
 	from := node.As4()
@@ -146,7 +146,7 @@ func (c wire) vxlan(t testing.TB, node netip.Addr, text string) []byte {
 		if err != nil {
 			t.Fatalf("no VXLAN with %q: %v", text, err)
 		}
-		if f := b[:n]; n > 64 && f[23] == unix.IPPROTO_UDP && bytes.Equal(f[26:30], from[:]) && binary.BigEndian.Uint16(f[36:]) == overlay.DefaultPort && bytes.HasSuffix(f, []byte(text)) {
+		if f := b[:n]; n > 64 && f[23] == unix.IPPROTO_UDP && bytes.Equal(f[26:30], from[:]) && binary.BigEndian.Uint16(f[36:]) == overlay.DefaultPort && (f[64+9] == unix.IPPROTO_UDP || f[64+6] == unix.IPPROTO_UDP) && bytes.HasSuffix(f, []byte(text)) {
 			return bytes.Clone(f)
 		}
 	}
@@ -313,4 +313,31 @@ func TestVXLAN_forwardingPod(t *testing.T) {
 			talkTo(t, name, n3.pods[0].ns, netip.AddrPortFrom(n1.pods[0].addr(false), 7777), "tcp", payload)
 		})
 	}
+}
+
+// What is not in VXLAN is not taken in from a peer whose packets come in it: at the uplink anybody may send
+// it, and the rules that the normal path has for that see it.
+func TestVXLAN_bare(t *testing.T) {
+	w := newWorld(t, "")
+	n1, n3 := w.nodes[0], w.nodes[2]
+	to, from := n1.pods[0], n3.pods[0]
+	serve(t, to.ns)
+	talk(t, "in VXLAN", from.ns, to.addr(false))
+	nettest.Do(t, w.router, func() { run(t, "ip route add %s via %s", w.api[0].PodCIDRs[0], w.api[0].Addresses[0]) })
+	nettest.Do(t, n3.ns, func() {
+		run(t, "ip addr add %s/32 dev lo", from.addr(false).Next())
+		run(t, "ip route replace %s/32 via 192.168.9.254", to.addr(false))
+		n1.grows(t, "pass_source", func() {
+			before := n1.count(t, "shortcut_in")
+			c, err := dial("udp", netip.AddrPortFrom(from.addr(false).Next(), 20000), netip.AddrPortFrom(to.addr(false), 7777))
+			must(t, err)
+			defer c.Close()
+			_, err = c.Write([]byte("bare"))
+			must(t, err)
+			time.Sleep(200 * time.Millisecond)
+			if now := n1.count(t, "shortcut_in"); now != before {
+				t.Errorf("shortcut_in grew from %d to %d", before, now)
+			}
+		})
+	})
 }

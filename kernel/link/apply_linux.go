@@ -87,7 +87,7 @@ func (a *applier) link(v Verb, o LinkObject) error {
 	delete(a.index, o.Name)
 	switch v {
 	case Delete:
-		return a.conn.deleteLink(o.Name, a.known.delete)
+		return a.conn.deleteLink(o.Name, a.known)
 	case Add:
 		err := a.newLink(o)
 		if err != nil {
@@ -186,9 +186,9 @@ func (a *applier) checksum(o LinkObject) error {
 	return setSoftChecksum(o.Name, o.SoftChecksum)
 }
 
-// deleteLink removes a link of ours, of which tell is told before; one that is gone is
-// no error.
-func (c *conn) deleteLink(name string, tell func(index int)) error {
+// deleteLink removes a link of ours, which k, where there is one, is to know before; one that
+// is gone is no error.
+func (c *conn) deleteLink(name string, k *known) error {
 	d, err := c.deviceByName(name)
 	if errors.Is(err, unix.ENODEV) {
 		return nil
@@ -199,8 +199,13 @@ func (c *conn) deleteLink(name string, tell func(index int)) error {
 	if !d.ours() {
 		return fmt.Errorf("%w: link %s was not made by podlane", ErrNameInUse, name)
 	}
-	tell(d.index)
+	if k != nil {
+		k.delete(d.index)
+	}
 	err = c.request(unix.RTM_DELLINK, 0, linkHeader(d.index, false).b)
+	if err != nil && k != nil {
+		k.undelete(d.index)
+	}
 	return absent(err, unix.ENODEV)
 }
 

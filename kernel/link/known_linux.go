@@ -17,6 +17,8 @@ type known struct {
 	// addrs are the IPv6 addresses that Apply has put on links: the kernel tells of them
 	// later, when it has looked for duplicates, or has seen that it need not.
 	addrs map[knownAddr]bool
+	// added are the links that AddPod has made since they were last asked for.
+	added []string
 }
 
 type knownAddr struct {
@@ -32,6 +34,26 @@ func (k *known) make(name string, l Link) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.made[name] = l
+	k.added = append(k.added, name)
+}
+
+// Added gives the host's ends that AddPod has made, or tried to make, since the last call. Who
+// believes such a link to be there already believes something of one that was there before.
+func (h *Handle) Added() []string {
+	h.known.mu.Lock()
+	defer h.known.mu.Unlock()
+	added := h.known.added
+	h.known.added = nil
+	return added
+}
+
+// clear ends all that is known: the kernel has told of more than was heard.
+func (k *known) clear() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.made)
+	clear(k.gone)
+	clear(k.addrs)
 }
 
 func (k *known) unmake(name string) {
@@ -59,6 +81,12 @@ func (k *known) delete(index int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.gone[index] = true
+}
+
+func (k *known) undelete(index int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.gone, index)
 }
 
 // isGone says that what is on a link goes since Apply deletes it.

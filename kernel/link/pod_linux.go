@@ -78,7 +78,7 @@ func (h *Handle) vethError(spec PodSpec, err error) error {
 // DeletePod removes the pair of which hostLink is one end, and all that is on it.
 // A pair that is gone is no error; a link that is not ours is.
 func (h *Handle) DeletePod(hostLink string) error {
-	if err := h.conn.deleteLink(hostLink, func(int) {}); err != nil {
+	if err := h.conn.deleteLink(hostLink, nil); err != nil {
 		return fmt.Errorf("link %s: %w", hostLink, err)
 	}
 	return nil

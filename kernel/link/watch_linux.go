@@ -129,7 +129,9 @@ func (w *watcher) run(stop func() bool) {
 		if err != nil {
 			return
 		}
-		// ENOBUFS: more happened than the socket could hold.
+		if recvErr == unix.ENOBUFS { // more happened than the socket could hold
+			w.clear()
+		}
 		if recvErr != nil || w.matters(buf[:n]) {
 			w.notify()
 		}
@@ -220,5 +222,6 @@ func (w *watcher) link(m syscall.NetlinkMessage) bool {
 	if d.ours() && d.Kind == Veth {
 		old.flags = d.flags // whether it is up is in Link; the carrier is the pod's end
 	}
-	return (!had || old != d) && !w.isMade(d) && !w.isGone(d.index)
+	made := (!had || old.Down) && w.isMade(d)
+	return (!had || old != d) && !made && !w.isGone(d.index)
 }

@@ -31,7 +31,7 @@ const (
 	// Bare is a device whose packets have no Ethernet header, which the programs
 	// read: WireGuard, a tun, an IP tunnel.
 	Bare Reason = "no Ethernet"
-	// Ipsec is a peer to or from which an IPsec policy of the node's says something,
+	// Ipsec is a peer to or from whose pods an IPsec policy of the node's says something,
 	// that the normal path alone looks at.
 	Ipsec Reason = "IPsec"
 )
@@ -169,6 +169,10 @@ func (s *State) peers(in Input) {
 		if r.Unreachable || !r.Via.IsValid() {
 			continue
 		}
+		if in.encrypts(key.Dst) {
+			s.Normal[key.Dst.String()] = Ipsec
+			continue
+		}
 		p := Peer{Dev: r.Dev, MTU: cmp.Or(r.MTU, deviceMTU(in, r.Dev))}
 		if r.Dev == overlay.Device {
 			mac, known := in.Link.Neighs[link.NeighKey{Dev: r.Dev, Addr: r.Via}]
@@ -180,10 +184,6 @@ func (s *State) peers(in Input) {
 			p.From, p.Outer = in.from(node, r.Dev), in.outer(in.Link.Links[r.Dev], node)
 		} else {
 			p.Via, p.From = r.Via, in.from(r.Via, r.Dev)
-			if in.encrypts(key.Dst) {
-				s.Normal[key.Dst.String()] = Ipsec
-				continue
-			}
 		}
 		// Both directions or none: a firewall of the host's that drops what
 		// conntrack finds invalid must not see half of a flow.
@@ -202,7 +202,7 @@ func (s *State) peers(in Input) {
 }
 
 // encrypts says that there is an IPsec policy for what the node's pods send to a network
-// or get from there. Packets in VXLAN meet the policies for the nodes.
+// or get from there. Packets in VXLAN meet those for the nodes too: see outer.
 func (in Input) encrypts(peer netip.Prefix) bool {
 	own := in.Overlay.Nodes.Get(cluster.Key{Name: in.Overlay.Node})
 	return own != nil && slices.ContainsFunc(in.IPsec, func(s Selector) bool {
@@ -216,7 +216,7 @@ func (in Input) encrypts(peer netip.Prefix) bool {
 func (in Input) outer(vtep link.Link, node netip.Addr) Outer {
 	v := vtep.VXLAN
 	d, exists := in.Devices[v.Device]
-	if vtep.SoftChecksum || !exists || d.Bare || !v.Local.Is4() || !node.Is4() || in.between(v.Local, node) {
+	if vtep.SoftChecksum || in.Devices[overlay.Device].Queued || !exists || d.Bare || !v.Local.Is4() || !node.Is4() || in.between(v.Local, node) {
 		return Outer{}
 	}
 	return Outer{Dev: v.Device, Src: v.Local, Dst: node, VNI: v.ID, Port: v.Port}
