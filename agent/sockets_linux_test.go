@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/kernel/bpf"
 	"github.com/podlane/podlane/overlay/fastpath"
 	"github.com/podlane/podlane/proxy"
 )
@@ -39,8 +41,12 @@ func openSockets(t *testing.T) (*sockets, SocketLB) {
 	}
 	t.Cleanup(func() { _ = unix.Rmdir(c.Cgroup) })
 	s := &sockets{}
-	if err := s.open(c, slog.New(slog.DiscardHandler)); err != nil {
+	err := s.open(c, slog.New(slog.DiscardHandler))
+	if errors.Is(err, bpf.ErrUnavailable) && !errors.Is(err, bpf.ErrRefused) {
 		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
 	return s, c

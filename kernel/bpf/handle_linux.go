@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -63,7 +62,7 @@ type attached struct {
 
 // Open loads the programs and takes over what an agent before left: its maps with
 // their content and its attached programs, each of which is replaced in one step. Its error is
-// ErrUnavailable where the kernel lacks something.
+// ErrUnavailable where the kernel or this process's rights lack something, and ErrRefused where they do not.
 func Open(c Config) (*Handle, error) {
 	h := &Handle{
 		dir: filepath.Join(c.Dir, layout), attach: c.Attach, devices: map[string]attached{},
@@ -114,31 +113,11 @@ func (h *Handle) load() error {
 		err = h.loadObjects()
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) {
-		if why := lookups("/sys/kernel/btf"); why != "" {
+		if why := lookups("/sys/kernel/btf", isAdmin()); why != "" {
 			return fmt.Errorf("%w: %s: %v", ErrUnavailable, why, firstWords(err))
 		}
 	}
 	return Unavailable(err)
-}
-
-// lookups says why programs cannot ask conntrack for a flow; "" where they can, as far
-// as one may see without any right. btf is the folder of the kernel's types, in which the names of its functions stand as they are.
-func lookups(btf string) string {
-	const lookup, since = "bpf_skb_ct_lookup", "bpf_skb_ct_lookup (Linux 5.18)"
-	has := func(file string) (there, has bool) {
-		text, err := os.ReadFile(filepath.Join(btf, file))
-		return err == nil, bytes.Contains(text, []byte("\x00"+lookup+"\x00"))
-	}
-	if _, inside := has("vmlinux"); inside {
-		return ""
-	}
-	switch module, inside := has("nf_conntrack"); {
-	case inside:
-		return "conntrack is a module of this kernel, to whose functions only CAP_SYS_ADMIN gives a program access"
-	case module:
-		return "this kernel's conntrack has no " + since + ", which no right makes up for"
-	}
-	return "this kernel has no " + since + ", or its conntrack is a module that is not loaded, or without BTF (CONFIG_DEBUG_INFO_BTF_MODULES)"
 }
 
 // loadObjects loads the programs; where the kernel cannot be told of connections,
@@ -166,27 +145,6 @@ func (h *Handle) loadTelling(tells bool) error {
 		return err
 	}
 	return spec.LoadAndAssign(&h.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: h.dir}})
-}
-
-// Unavailable says of an error of loading programs that they are not available,
-// and why.
-func Unavailable(err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: this process may not load it (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN of the machine): %v", ErrUnavailable, firstWords(err))
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %v", ErrUnavailable, firstWords(err))
-	}
-	return nil
-}
-
-// firstWords leaves out what the verifier has to say, which fills a screen.
-func firstWords(err error) string {
-	var v *ebpf.VerifierError
-	if errors.As(err, &v) {
-		return v.Cause.Error()
-	}
-	return err.Error()
 }
 
 // How says how programs are attached.

@@ -153,9 +153,8 @@ func (m *machine) open(t testing.TB, w *world) {
 	t.Helper()
 	nettest.Do(t, m.ns, func() {
 		var err error
-		if m.fast, err = Open(Config{Dir: w.dir(m), Attach: w.attach}); err != nil {
-			t.Skip(err)
-		}
+		m.fast, err = Open(Config{Dir: w.dir(m), Attach: w.attach})
+		available(t, err)
 	})
 	t.Cleanup(func() { nettest.Do(t, m.ns, func() { _ = Remove(w.dir(m)) }) })
 }
