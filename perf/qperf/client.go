@@ -253,7 +253,7 @@ func (c *client) measure(ctx context.Context, fds []int, port uint16) (*Result, 
 		f.from = c.options.Warmup
 	}
 	f.until = f.from + c.options.Time
-	meter := startMeter(f.from)
+	meter := startMeter(f.from, f.until)
 	f.runAll(fds, clientLoops[c.test])
 	local, group := meter.stat(f.elapsed())
 	local.Sent, local.Received = f.sent, f.received

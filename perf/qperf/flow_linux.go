@@ -35,7 +35,8 @@ type flow struct {
 	until  time.Duration // 0 = no timer: until the peer closes or stop
 	stop   *atomic.Bool
 	over   time.Duration // the first of until, end of file, stop
-	engine CPUTime       // of the loops' threads
+	engine CPUTime       // of the loops' threads, while the time is counted
+	before CPUTime       // what the loop's thread had used when it began to count
 	peer   sockaddr      // UDP server: the sender of the last datagram
 	rate   float64       // messages/s; 0 = as fast as it goes
 	open   *Open         // udp_open: how the rate was kept
@@ -89,9 +90,9 @@ func (f *flow) run(loop func(*flow)) {
 	processors()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before := threadCPU()
+	f.before = threadCPU()
 	loop(f)
-	f.engine.add(threadCPU().minus(before))
+	f.engine.add(threadCPU().minus(f.before))
 	if f.over == 0 {
 		f.over = f.now()
 	}
@@ -161,12 +162,20 @@ func (f *flow) count(c *Counters, bytes int, t time.Duration) bool {
 	}
 	if t >= f.from {
 		if t-f.from >= f.parts.next {
-			f.parts.note(t-f.from, f.received.Messages)
+			f.part(t)
 		}
 		c.Bytes += uint64(bytes)
 		c.Messages++
 	}
 	return true
+}
+
+// part notes that a part of the counted time is over, or that it begins.
+func (f *flow) part(t time.Duration) {
+	if f.parts.next == 0 {
+		f.before = threadCPU()
+	}
+	f.parts.note(t-f.from, f.received.Messages)
 }
 
 // message gives the memory of a message, and what frees it. As qperf's it is not written to (datagrams' headers

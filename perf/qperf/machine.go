@@ -38,44 +38,61 @@ func cpuClocks() (c [clocks]uint64) {
 	return c
 }
 
-// A cpuMeter takes the CPU clocks when the measurement starts, from beside the loop so
-// that the loop is not held up, and again when it is asked.
+// A cpuMeter takes the CPU clocks when the measurement starts and when its time is over, from beside the loop so that
+// the loop is not held up: a loop may go on to wait for the last replies.
 type cpuMeter struct {
-	start [clocks]uint64
-	group *GroupTime // when it started
-	ready chan struct{}
+	start, end reading
+	stop, done chan struct{}
 }
 
-// startMeter takes the first reading after wait.
-func startMeter(wait time.Duration) *cpuMeter {
-	m := &cpuMeter{ready: make(chan struct{})}
-	if wait <= 0 {
-		m.read()
-		return m
-	}
-	go m.readAfter(wait)
+// A reading is of the machine's clocks and of the process's cgroup.
+type reading struct {
+	clocks [clocks]uint64
+	group  *GroupTime
+}
+
+func readClocks() reading { return reading{cpuClocks(), readGroup(cgroups)} }
+
+// startMeter takes the first reading at from, counted from now, and the last at until (0: when it is stopped).
+func startMeter(from, until time.Duration) *cpuMeter {
+	m := &cpuMeter{start: readClocks(), stop: make(chan struct{}), done: make(chan struct{})}
+	go m.run(from, until)
 	return m
 }
 
-func (m *cpuMeter) readAfter(wait time.Duration) {
-	time.Sleep(wait)
-	m.read()
+func (m *cpuMeter) run(from, until time.Duration) {
+	defer close(m.done)
+	began := time.Now()
+	if from > 0 && m.wait(time.After(from)) {
+		m.start = readClocks()
+	}
+	var over <-chan time.Time
+	if until > 0 {
+		over = time.After(until - time.Since(began))
+	}
+	m.wait(over)
+	m.end = readClocks()
 }
 
-func (m *cpuMeter) read() {
-	m.start, m.group = cpuClocks(), readGroup(cgroups)
-	close(m.ready)
+// wait tells whether the moment came before the meter was stopped.
+func (m *cpuMeter) wait(moment <-chan time.Time) bool {
+	select {
+	case <-moment:
+		return true
+	case <-m.stop:
+		return false
+	}
 }
 
-// stat makes a Stat out of the two readings and the elapsed time that the loop measured, and gives what the process's
-// cgroup used between them.
+// stat stops the meter where its time is not over yet, makes a Stat out of the two readings and the elapsed time that
+// the loop measured, and gives what the process's cgroup used between them.
 func (m *cpuMeter) stat(elapsed time.Duration) (Stat, *GroupTime) {
-	end, group := cpuClocks(), readGroup(cgroups)
-	<-m.ready
-	s := Stat{CPUs: uint32(runtime.NumCPU()), TicksPerSecond: ticksPerSecond, Start: m.start, End: end}
+	close(m.stop)
+	<-m.done
+	s := Stat{CPUs: uint32(runtime.NumCPU()), TicksPerSecond: ticksPerSecond, Start: m.start.clocks, End: m.end.clocks}
 	s.Start[Real], s.End[Real] = 0, uint64(max(elapsed, 0).Microseconds())
 	s.clamp()
-	return s, group.since(m.group)
+	return s, m.end.group.since(m.start.group)
 }
 
 // CPUTime is what the measuring threads themselves used, in seconds. System is the time in their

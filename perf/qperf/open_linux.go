@@ -118,11 +118,12 @@ func (f *flow) sendOpen(p pacer) {
 func (f *flow) collect(interval float64) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before := threadCPU()
+	var engine span
 	b := make([]byte, f.size+1)
 	for f.now() < f.until+grace && !f.stop.Load() {
 		n, err := read(f.fd, b)
 		t := f.now()
+		engine.at(f, t)
 		if err != nil || f.stray(b, n) || b[12] != 1 {
 			continue
 		}
@@ -135,7 +136,33 @@ func (f *flow) collect(interval float64) {
 		f.received.Messages++
 		_ = f.ping.rtt.RecordValue(int64(t) - int64(float64(seq)*interval))
 	}
-	f.engine = threadCPU().minus(before)
+	f.engine = engine.used()
+}
+
+// A span is what a thread has used when the counted time began and when it was over, as far as it went.
+type span struct{ start, end *CPUTime }
+
+// at is told the time after each call.
+func (w *span) at(f *flow, t time.Duration) {
+	if w.start != nil && (w.end != nil || t < f.until) || t < f.from {
+		return
+	}
+	now := threadCPU()
+	if w.start == nil {
+		w.start = &now
+	} else {
+		w.end = &now
+	}
+}
+
+func (w *span) used() CPUTime {
+	if w.start == nil {
+		return CPUTime{}
+	}
+	if w.end == nil {
+		return threadCPU().minus(*w.start)
+	}
+	return w.end.minus(*w.start)
 }
 
 // rest does nothing, for idle.

@@ -16,14 +16,16 @@ const (
 
 // A recorder notes how many messages there were at the end of each part.
 type recorder struct {
-	step, next time.Duration
+	step time.Duration
+	next time.Duration // the end of the part; 0 before the first message
 	sums       []uint64
 }
 
-func newRecorder() recorder { return recorder{step: seriesStep, next: seriesStep} }
+func newRecorder() recorder { return recorder{step: seriesStep} }
 
 // note is told of a time, counted from the clock's start, and of the messages that arrived before.
 func (r *recorder) note(at time.Duration, messages uint64) {
+	r.next = max(r.next, r.step)
 	for r.step > 0 && at >= r.next {
 		if r.sums = append(r.sums, messages); len(r.sums) == seriesMost {
 			for i := range seriesMost / 2 {

@@ -153,7 +153,7 @@ func (ss *session) measure(ctx context.Context, fds []int) (Stat, error) {
 		return Stat{}, control("send "+syncBefore, err)
 	}
 	ss.flow = ss.newFlow(fds[0])
-	meter := startMeter(ss.flow.from)
+	meter := startMeter(ss.flow.from, ss.flow.until)
 	if ss.test == TCPConnect {
 		ss.flow.listener = fds[1]
 		fds = fds[:1]
