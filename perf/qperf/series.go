@@ -18,7 +18,7 @@ const (
 type recorder struct {
 	step time.Duration
 	next time.Duration // the end of the part; 0 before the first message
-	sums       []uint64
+	sums []uint64
 }
 
 func newRecorder() recorder { return recorder{step: seriesStep} }
