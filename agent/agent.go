@@ -125,8 +125,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	notices, err := a.links.handle.Watch(ctx)
-	if err != nil {
+	if err := a.links.changes.begin(ctx); err != nil {
 		return err
 	}
 	a.fast.watch(ctx)
@@ -146,7 +145,7 @@ func Run(ctx context.Context, c Config, source Source) (err error) {
 		a.operations.ports.Metrics.Policies(func() int { all, _ := c.Policies.All(); return len(all) })
 		g.Go(func() error { return c.Policies.Run(ctx) })
 	}
-	g.Go(func() error { return a.loop(ctx, server, notices) })
+	g.Go(func() error { return a.loop(ctx, server) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -167,7 +166,7 @@ func newAgent(c Config, source Source) *Agent {
 }
 
 func (a *Agent) open() error {
-	if err := a.links.open(a.config); err != nil {
+	if err := a.links.open(a.config, a.log); err != nil {
 		return err
 	}
 	if err := a.config.Runtime.Start(); err != nil {
@@ -204,7 +203,7 @@ func (a *Agent) close() {
 }
 
 // loop is the one writer of the kernel.
-func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan struct{}) error {
+func (a *Agent) loop(ctx context.Context, server *cni.Server) error {
 	relink := time.NewTicker(linksEvery)
 	defer relink.Stop()
 	audit := time.NewTicker(auditEvery)
@@ -227,10 +226,18 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server, notices <-chan str
 		case first := <-server.Requests():
 			a.answer(server.Batch(first))
 		case a.dns.silent = <-a.dns.prober.Silent:
-		case <-notices:
+		case err := <-a.links.changes.notices:
+			a.links.changes.heard(err)
 			a.links.doubt()
 			a.probing.prober.Again()
-		case <-a.fast.policies:
+		case <-a.links.changes.again:
+			a.links.changes.reopen(ctx)
+			continue // its first notice comes at once
+		case err := <-a.fast.policies.notices:
+			a.fast.policies.heard(err)
+			a.fast.doubt()
+		case <-a.fast.policies.again:
+			a.fast.policies.reopen(ctx)
 			a.fast.doubt()
 		case r := <-a.probing.prober.Results():
 			a.probing.judge(r, time.Now())

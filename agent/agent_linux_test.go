@@ -16,7 +16,7 @@ func TestApply_nothingCompiled(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	a := &Agent{config: Config{Node: "n1"}, log: log, snapshot: cluster.NewBuilder().Publish(),
 		dns: newLocalDNS(cluster.Key{}, log), probing: newProbing(log)}
-	if err := a.links.open(Config{StateDir: t.TempDir()}); err != nil {
+	if err := a.links.open(Config{StateDir: t.TempDir()}, log); err != nil {
 		t.Fatal(err)
 	}
 	var err error

@@ -33,13 +33,12 @@ type fast struct {
 	part
 	handle *bpf.Handle
 	// What was applied last, and in which doubt.
-	link   *link.State
-	doubts int
-	off    map[string]fastpath.Reason
-	state  fastpath.State
-	left   int // programs to be attached
-	// policies has a notice after IPsec policies have changed; nil where none comes.
-	policies <-chan struct{}
+	link     *link.State
+	doubts   int
+	off      map[string]fastpath.Reason
+	state    fastpath.State
+	left     int      // programs to be attached
+	policies watching // IPsec policies
 }
 
 // open takes the fast path into use, or away.
@@ -65,11 +64,8 @@ func (f *fast) watch(ctx context.Context) {
 	if f.handle == nil {
 		return
 	}
-	policies, err := bpf.WatchIPsec(ctx)
-	if err != nil {
-		f.log.Warn(f.what+": IPsec policies are seen late", "every", linksEvery, "err", err)
-	}
-	f.policies = policies
+	f.policies = watching{what: f.what + ": changes of IPsec policies", log: f.log, open: bpf.WatchIPsec}
+	f.policies.reopen(ctx)
 }
 
 // doubt has the next apply look at the kernel anew.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,7 +15,8 @@ import (
 
 // links keeps the node's links, routes and neighbours as a Plan wants them.
 type links struct {
-	handle *link.Handle
+	handle  *link.Handle
+	changes watching
 	// applied is what the kernel has; nil where that is not known and has to be
 	// read back.
 	applied  *link.State
@@ -26,10 +28,13 @@ type links struct {
 	found    bool       // an agent before this one has applied something
 }
 
-func (l *links) open(c Config) (err error) {
+func (l *links) open(c Config, log *slog.Logger) (err error) {
 	l.former = install.NewFormer(c.StateDir)
-	l.handle, err = link.Open(c.ProcSys)
-	return err
+	if l.handle, err = link.Open(c.ProcSys); err != nil {
+		return err
+	}
+	l.changes = watching{what: "changes of links", log: log, open: l.handle.Watch}
+	return nil
 }
 
 func (l *links) close() { _ = l.handle.Close() }

@@ -151,7 +151,8 @@ func IPsec() ([]fastpath.Selector, error) {
 
 // WatchIPsec gives a notice after a policy of the calling thread's namespace has been
 // added, changed or deleted. Notices coalesce. Without IPsec in the kernel there is none, ever.
-func WatchIPsec(ctx context.Context) (<-chan struct{}, error) {
+// A notice is nil; an error is the last that comes, where the socket fails.
+func WatchIPsec(ctx context.Context) (<-chan error, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_XFRM)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, nil
@@ -163,21 +164,29 @@ func WatchIPsec(ctx context.Context) (<-chan struct{}, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("IPsec policies: subscribe: %w", err)
 	}
-	file, out := os.NewFile(uintptr(fd), "xfrm"), make(chan struct{}, 1)
-	context.AfterFunc(ctx, func() { _ = file.Close() })
+	file, out := os.NewFile(uintptr(fd), "xfrm"), make(chan error, 2) // a notice and the error
+	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
 	go func() {
-		buf := make([]byte, 4096) // what it says of the policy is not read
-		for {
-			if _, err := file.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
-				return
-			}
-			select {
-			case out <- struct{}{}:
-			default:
-			}
+		err := tell(file, out)
+		if stop() { // otherwise ctx has ended
+			out <- fmt.Errorf("IPsec policies: %w", err)
+			_ = file.Close()
 		}
 	}()
 	return out, nil
+}
+
+// tell gives a notice of each datagram, whatever it says, until the socket fails.
+func tell(file *os.File, out chan<- error) error {
+	buf := make([]byte, 4096)
+	for {
+		if _, err := file.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		if len(out) == 0 {
+			out <- nil
+		}
+	}
 }
 
 // prefix undoes what the library takes an IPv6 address for that ends in zeros: one of

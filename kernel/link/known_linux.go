@@ -47,7 +47,7 @@ func (h *Handle) Added() []string {
 	return added
 }
 
-// clear ends all that is known: the kernel has told of more than was heard.
+// clear ends all that is known: the kernel may have told of it to nobody.
 func (k *known) clear() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

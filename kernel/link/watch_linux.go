@@ -21,8 +21,12 @@ import (
 // where the kernel lets it be known from others' changes: an Apply that follows need read
 // nothing back. What DeletePod removes may still be wanted, and is told. Notices coalesce:
 // the channel holds one, however many changes there were. The first notice comes at once,
-// since what happened before is not known. The channel is closed when ctx ends.
-func (h *Handle) Watch(ctx context.Context) (<-chan struct{}, error) {
+// since what happened before is not known.
+//
+// A notice is nil. An error is the last that comes: there was more than the socket could
+// hold, or the socket fails; Watch then has to be called again. The channel is closed
+// after it, and when ctx ends.
+func (h *Handle) Watch(ctx context.Context) (<-chan error, error) {
 	const groups = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NEIGH-1) |
 		1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) |
 		1<<(unix.RTNLGRP_IPV6_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1)
@@ -47,8 +51,9 @@ func (h *Handle) Watch(ctx context.Context) (<-chan struct{}, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	w := &watcher{file: os.NewFile(uintptr(fd), "netlink"), own: h.conn.pid, known: h.known, seen: all, out: make(chan struct{}, 1)}
-	w.out <- struct{}{}
+	h.known.clear() // of what was done before, nobody may have been told
+	w := &watcher{file: os.NewFile(uintptr(fd), "netlink"), own: h.conn.pid, known: h.known, seen: all, out: make(chan error, 2)}
+	w.notify()
 	stop := context.AfterFunc(ctx, func() { _ = w.file.Close() })
 	go w.run(stop)
 	return w.out, nil
@@ -107,16 +112,24 @@ type watcher struct {
 	own  uint32 // the port of the Handle's socket, whose changes are known
 	*known
 	seen map[int]device
-	out  chan struct{}
+	out  chan error // has room for a notice and the error of the end
 }
 
-// run ends when the file is closed.
+// run ends when the file is closed, or with an error. Where notices were lost, links may
+// be missing from seen, so that this is an end too.
 func (w *watcher) run(stop func() bool) {
 	defer close(w.out)
-	defer stop()
+	err := w.read()
+	if stop() { // otherwise ctx has ended, and has closed the file
+		w.out <- fmt.Errorf("netlink socket: notices: %w", err)
+		_ = w.file.Close()
+	}
+}
+
+func (w *watcher) read() error {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
-		return
+		return err
 	}
 	buf := make([]byte, 64<<10)
 	for {
@@ -126,25 +139,19 @@ func (w *watcher) run(stop func() bool) {
 			n, _, recvErr = receiveNow(int(fd), buf)
 			return recvErr != unix.EAGAIN
 		})
-		if err != nil {
-			return
+		if err = errors.Join(err, recvErr); err != nil {
+			return err
 		}
-		if recvErr == unix.ENOBUFS { // more happened than the socket could hold
-			w.clear()
-		}
-		if recvErr != nil || w.matters(buf[:n]) {
+		if w.matters(buf[:n]) {
 			w.notify()
-		}
-		if recvErr != nil && !errors.Is(recvErr, unix.ENOBUFS) {
-			return
 		}
 	}
 }
 
+// notify is of run's goroutine alone, once that runs.
 func (w *watcher) notify() {
-	select {
-	case w.out <- struct{}{}:
-	default:
+	if len(w.out) == 0 {
+		w.out <- nil
 	}
 }
 

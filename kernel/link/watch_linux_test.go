@@ -12,7 +12,7 @@ import (
 
 // quiet waits until no notice has come for a while: a command has more than one
 // effect, and the kernel tells of a carrier up to a second later.
-func quiet(t *testing.T, notices <-chan struct{}, long time.Duration) {
+func quiet(t *testing.T, notices <-chan error, long time.Duration) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
@@ -26,9 +26,9 @@ func quiet(t *testing.T, notices <-chan struct{}, long time.Duration) {
 	}
 }
 
-func noticed(notices <-chan struct{}) bool { return noticedWithin(notices, 500*time.Millisecond) }
+func noticed(notices <-chan error) bool { return noticedWithin(notices, 500*time.Millisecond) }
 
-func noticedWithin(notices <-chan struct{}, long time.Duration) bool {
+func noticedWithin(notices <-chan error, long time.Duration) bool {
 	select {
 	case <-notices:
 		return true
@@ -131,6 +131,7 @@ func TestWatch(t *testing.T) {
 		"ip link set up0 down; ip link set up0 up",
 		"ip link set pl-vxlan down; ip link set pl-vxlan up",
 		"ip link del pl-vxlan",
+		"ip neigh del 10.244.1.0 dev pl-vxlan", // which has another index now
 	} {
 		nettest.Run(t, "sh", "-ec", c)
 		if !noticed(notices) {
