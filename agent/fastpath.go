@@ -101,15 +101,18 @@ func (f *fast) apply(p *plan.Plan, l *links, off map[string]fastpath.Reason) {
 }
 
 // attach attaches some of the programs that are missing, and tells whether there
-// are more; after an error, again() says when. It is not part of apply, so that no pod waits for it.
+// are more. When all have been tried, an error is that of those which cannot be attached, and
+// again() says when they are tried next. It is not part of apply, so that no pod waits for it.
 func (f *fast) attach() (more bool) {
 	if f.handle == nil || f.left == 0 {
 		return false
 	}
 	left, err := f.handle.AttachSome(attachAtOnce)
-	f.left = left
+	if f.left = left; left > 0 {
+		return true
+	}
 	f.report(err)
-	return left > 0 && err == nil
+	return false
 }
 
 // normalPods gives the host ends of the pods that are not to take the fast path.

@@ -91,8 +91,9 @@ func attachedAt(l link.Link) int {
 
 // AttachSome attaches at most n of the programs that the State of the last Apply
 // has and the devices have not, and gives how many are left. By tcx each takes
-// some 15 ms, in which the kernel waits for its readers. When all are there, programs of other layouts
-// go. Before the first Apply it leaves what was adopted as it is.
+// some 15 ms, in which the kernel waits for its readers. When none are left, programs of other layouts
+// go, also where ours cannot be attached: nobody keeps their maps any more, and for packets there is the
+// normal path. Before the first Apply it leaves what was adopted as it is.
 func (h *Handle) AttachSome(n int) (left int, err error) {
 	if h.index == nil {
 		return 0, nil
@@ -104,19 +105,24 @@ func (h *Handle) AttachSome(n int) (left int, err error) {
 			if r != role || !exists || h.stays(dev) {
 				continue
 			}
-			if n--; n < 0 {
+			if n == 0 {
 				left++
 				continue
 			}
-			errs = append(errs, h.attachTo(dev, i, role))
+			if err := h.attachTo(dev, i, role); err != nil { // it has cost next to nothing
+				errs = append(errs, err)
+				continue
+			}
+			n--
 		}
 	}
-	err = errors.Join(append(errs, h.update())...)
-	if left == 0 && err == nil && !h.alone {
-		err = errors.Join(forgetOthers(h.dir), RemoveOthers(h.dir))
+	errs = append(errs, h.update())
+	if left == 0 && !h.alone {
+		err := errors.Join(forgetOthers(h.dir), RemoveOthers(h.dir))
 		h.alone = err == nil
+		errs = append(errs, err)
 	}
-	return left, err
+	return left, errors.Join(errs...)
 }
 
 // Takes says that packets of a local pod take the fast path, by its address.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,6 +197,60 @@ func TestOtherLayout(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A program of another layout goes too where ours can never be attached: a link has room for so
+// many. Its packets take the normal path, and those of the other links the fast path.
+func TestOtherLayout_noRoom(t *testing.T) {
+	w := newWorld(t, TCX)
+	n1, to := w.nodes[0], w.nodes[1].pods[0]
+	serve(t, to.ns)
+	n1.fast.Close()
+	must(t, os.Rename(w.dir(n1)+"/"+layout, w.dir(n1)+"/v99"))
+	n1.open(t, w)
+	nettest.Do(t, n1.ns, func() {
+		full := crowd(t, n1.pods[0].Link)
+		must(t, n1.fast.Apply(n1.last))
+		for left := 1; left > 0; {
+			var err error
+			if left, err = n1.fast.AttachSome(1); left == 0 && (err == nil || !strings.Contains(err.Error(), n1.pods[0].Link)) {
+				t.Errorf("of the link without room: %v", err)
+			}
+		}
+		if n := attachedTo(t, n1.pods[0].Link); n != full-1 {
+			t.Errorf("%d programs at the link, %d of others", n, full-1)
+		}
+	})
+	if left, err := os.ReadDir(w.dir(n1)); err != nil || len(left) != 1 || left[0].Name() != layout {
+		t.Errorf("left: %v %v", left, err)
+	}
+	before := n1.forwarded(t)
+	talk(t, "without room", n1.pods[0].ns, to.addr(false))
+	if n1.forwarded(t) == before {
+		t.Error("the normal path has seen nothing")
+	}
+	n1.grows(t, "shortcut_direct", func() { talk(t, "another pod", n1.pods[1].ns, to.addr(false)) })
+}
+
+// crowd attaches programs that do nothing to a device until it takes no more, and gives how many
+// it has.
+func crowd(t testing.TB, dev string) int {
+	t.Helper()
+	ifi, err := net.InterfaceByName(dev)
+	must(t, err)
+	for range 1000 { // the same program only once
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+		must(t, err)
+		l, err := link.AttachTCX(link.TCXOptions{Interface: ifi.Index, Program: p, Attach: ebpf.AttachTCXIngress})
+		must(t, p.Close())
+		if errors.Is(err, unix.ERANGE) {
+			return attachedTo(t, dev)
+		}
+		must(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+	}
+	t.Fatal("there is always room")
+	return 0
 }
 
 // An IPsec policy between pods is met on the normal path: here one that forbids.

@@ -95,18 +95,31 @@ func (h *Handle) Attach() (string, error) {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
 	if !h.attachedTo(st.Ino) {
-		for _, at := range order {
-			if err := h.attach(at, int(f.Fd()), st.Ino); err != nil {
-				return "", fmt.Errorf("%s at %s: %w", attachments[at], dir, err)
-			}
+		if err := h.attachAll(int(f.Fd()), st.Ino); err != nil {
+			return "", fmt.Errorf("%s: %w", dir, errors.Join(err, h.removeOthers()))
 		}
 	}
-	if h.alone {
-		return dir, nil
+	return dir, h.removeOthers()
+}
+
+func (h *Handle) attachAll(cgroup int, id uint64) error {
+	for _, at := range order {
+		if err := h.attach(at, cgroup, id); err != nil {
+			return fmt.Errorf("%s: %w", attachments[at], err)
+		}
 	}
-	err = bpf.RemoveOthers(h.dir)
+	return nil
+}
+
+// removeOthers takes away what programs of other layouts are left, also where ours cannot be attached:
+// nobody keeps their maps any more, and for connections there are the rules.
+func (h *Handle) removeOthers() error {
+	if h.alone {
+		return nil
+	}
+	err := bpf.RemoveOthers(h.dir)
 	h.alone = err == nil
-	return dir, err
+	return err
 }
 
 // attachedTo says that all programs are at the cgroup of a number, which one that is

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	ebpflink "github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -303,4 +305,49 @@ func TestOtherLayout_again(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(busy)); !os.IsNotExist(err) {
 		t.Errorf("%s is still there: %v", filepath.Dir(busy), err)
 	}
+}
+
+// A program of another layout goes too where ours can never be attached: here because someone's
+// program at the cgroup above lets no other be below.
+func TestOtherLayout_noRoom(t *testing.T) {
+	m := newMachine(t)
+	m.Close()
+	above := newCgroup(t)
+	m.config.Cgroup = filepath.Join(above, "pods")
+	must(t, os.Mkdir(m.config.Cgroup, 0o755))
+	t.Cleanup(func() { removeCgroup(t, m.config.Cgroup) })
+	m.open()
+	m.client = newClient(t, m.config.Cgroup)
+	m.set(web4, to(ends4...))
+	m.Close()
+	must(t, os.Rename(filepath.Join(m.config.Dir, layout), filepath.Join(m.config.Dir, "socket-v99")))
+	m.hits(web4, 20)
+	shut(t, above)
+	h, err := Open(m.config)
+	must(t, err)
+	t.Cleanup(h.Close)
+	if _, err := h.Attach(); err == nil || !strings.Contains(err.Error(), "connect4") {
+		t.Errorf("of the program that cannot be attached: %v", err)
+	}
+	if got := m.client.one(web4); got.Err != unix.ECONNREFUSED.Error() {
+		t.Errorf("by maps of another layout: %+v", got)
+	}
+}
+
+// shut attaches a program to a cgroup that lets no connect4 program be in those below it.
+func shut(t testing.TB, dir string) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	must(t, err)
+	f, err := os.Open(dir)
+	must(t, err)
+	at := ebpflink.RawAttachProgramOptions{Target: int(f.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect}
+	must(t, ebpflink.RawAttachProgram(at))
+	t.Cleanup(func() {
+		must(t, ebpflink.RawDetachProgram(ebpflink.RawDetachProgramOptions{Target: int(f.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect}))
+		_ = f.Close()
+		_ = p.Close()
+	})
 }
