@@ -2,9 +2,11 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -142,6 +144,30 @@ func TestProber_gone(t *testing.T) {
 			}
 		default:
 		}
+	}
+}
+
+// TestSocket_end: however much there is to read, the end is at once.
+func TestSocket_end(t *testing.T) {
+	nettest.New(t)
+	s, err := listen(false, 8473)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	lo := netip.MustParseAddr("127.0.0.1")
+	for range 2 {
+		if err := s.send([]byte("flood"), lo, netip.AddrPortFrom(lo, 8473)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf, oob := make([]byte, 100), make([]byte, 256)
+	if _, _, _, err := s.receive(buf, oob); err != nil {
+		t.Fatal(err)
+	}
+	s.end()
+	if _, _, _, err := s.receive(buf, oob); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a packet is received after the end: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +15,10 @@ import (
 // fragmented here. It is none of package net's, which the kernel would wake whenever
 // a packet that was sent is through, or is given up.
 type socket struct {
-	fd   int
-	stop int // an eventfd that ends receive
-	v6   bool
+	fd    int
+	stop  int         // an eventfd that ends receive where it waits
+	ended atomic.Bool // ends it where there is always something to read
+	v6    bool
 }
 
 // waiting is how many bytes may wait for neighbours: the longest probes to more
@@ -52,11 +54,14 @@ func listen(v6 bool, port uint16) (*socket, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("UDP port %d: %w", port, err)
 	}
-	return &socket{fd, stop, v6}, nil
+	return &socket{fd: fd, stop: stop, v6: v6}, nil
 }
 
 // end makes receive give net.ErrClosed, from now on. It is for before Close.
-func (s *socket) end() { _, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+func (s *socket) end() {
+	s.ended.Store(true)
+	_, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
 
 // Close is for when nobody uses the socket any more.
 func (s *socket) Close() error { return errors.Join(unix.Close(s.fd), unix.Close(s.stop)) }
@@ -91,16 +96,15 @@ func (s *socket) receive(buf, oob []byte) (n int, from netip.AddrPort, to netip.
 // read waits in the kernel, on a thread of its own, for something to read and for
 // nothing else.
 func (s *socket) read(buf, oob []byte) (n, oobn int, from unix.Sockaddr, err error) {
-	for {
+	for !s.ended.Load() {
 		n, oobn, _, from, err = unix.Recvmsg(s.fd, buf, oob, 0)
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return n, oobn, from, err
 		}
 		wait := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.stop), Events: unix.POLLIN}}
-		if _, err = unix.Poll(wait, -1); err == nil && wait[1].Revents != 0 {
-			return 0, 0, nil, net.ErrClosed
-		}
+		_, _ = unix.Poll(wait, -1)
 	}
+	return 0, 0, nil, net.ErrClosed
 }
 
 // send sends a packet from an address of the node; the zero Addr leaves the choice
