@@ -24,8 +24,9 @@ type serving struct {
 	// pending is why this agent has not applied all even once; nil: it has. Until then
 	// it is not ready, so that a roll-out of agents that cannot work goes no further.
 	pending atomic.Pointer[string]
-	// leftovers of other networks, of the time when the runtime was last told.
+	// leftovers of other networks, as last looked for.
 	leftovers []string
+	looked    time.Time
 }
 
 func newServing(c Config) *serving {
@@ -69,6 +70,7 @@ func (a *Agent) settled(err error) {
 		return
 	}
 	s.tried(err)
+	a.lookForOthers() // first: they may be why nothing can be applied
 	if why := s.stopped(a.pods.Problem(), &a.links, err); why != "" {
 		s.because(why)
 		return
@@ -80,7 +82,6 @@ func (a *Agent) settled(err error) {
 			return
 		}
 		s.last = time.Now()
-		a.lookForOthers()
 	}
 	s.unready.Store(nil)
 }
@@ -88,9 +89,10 @@ func (a *Agent) settled(err error) {
 // lookForOthers says what other networks left, when that changes.
 func (a *Agent) lookForOthers() {
 	s := a.serving
-	if s.runtime.ConfDir == "" {
+	if s.runtime.ConfDir == "" || time.Since(s.looked) < installEvery {
 		return
 	}
+	s.looked = time.Now()
 	now := s.runtime.Leftovers()
 	if !slices.Equal(now, s.leftovers) {
 		for _, text := range now {

@@ -134,12 +134,23 @@ func (a *applier) newLink(o LinkObject) error {
 func (a *applier) exists(o LinkObject, err error) error {
 	d, lookup := a.conn.deviceByName(o.Name)
 	if lookup != nil {
-		return fmt.Errorf("another VXLAN link has VNI %d on UDP port %d: %w", o.VXLAN.ID, o.VXLAN.Port, err)
+		return fmt.Errorf("another VXLAN link%s has VNI %d on UDP port %d: %w", a.sameVNI(o.VXLAN), o.VXLAN.ID, o.VXLAN.Port, err)
 	}
 	if d.ours() && d.Kind != o.Kind {
 		return fmt.Errorf("%w: link %s is a %s", ErrNameInUse, o.Name, d.Kind)
 	}
 	return a.changeLink(o)
+}
+
+// sameVNI names the link that has the VNI and port, after a space; "" where it cannot be told.
+func (a *applier) sameVNI(v VXLANSpec) string {
+	all, _ := a.conn.devices()
+	for _, d := range all {
+		if d.Kind == VXLAN && d.VXLAN.ID == v.ID && d.VXLAN.Port == v.Port {
+			return " " + d.name
+		}
+	}
+	return ""
 }
 
 // changeLink sends what differs only: an address set again flushes the

@@ -224,7 +224,7 @@ func TestApply_sameVNI(t *testing.T) {
 	h := node(t)
 	nettest.Run(t, "ip", strings.Fields("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev up0 nolearning")...)
 	err := h.Apply(drift(t, h, vtep(1)))
-	if err == nil || !strings.Contains(err.Error(), "another VXLAN link has VNI 1 on UDP port 8472") {
+	if err == nil || !strings.Contains(err.Error(), "another VXLAN link flannel.1 has VNI 1 on UDP port 8472") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // Watch gives a notice after something of the namespace has changed that a
-// reconciliation may have to put right: a link, an address, a route of ours, or a
-// neighbour or FDB entry on one of our links. What Apply and AddPod do is not told,
+// reconciliation may have to put right: a link, an address, a route of ours, a
+// neighbour or FDB entry on one of our links, or forwarding that was turned off. What Apply and AddPod do is not told,
 // where the kernel lets it be known from others' changes: an Apply that follows need read
 // nothing back. What DeletePod removes may still be wanted, and is told. Notices coalesce:
 // the channel holds one, however many changes there were. The first notice comes at once,
@@ -29,7 +29,8 @@ import (
 func (h *Handle) Watch(ctx context.Context) (<-chan error, error) {
 	const groups = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NEIGH-1) |
 		1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) |
-		1<<(unix.RTNLGRP_IPV6_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1)
+		1<<(unix.RTNLGRP_IPV6_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1) |
+		1<<(unix.RTNLGRP_IPV4_NETCONF-1) | 1<<(unix.RTNLGRP_IPV6_NETCONF-1)
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
@@ -188,8 +189,36 @@ func (w *watcher) message(m syscall.NetlinkMessage) bool {
 		return !ok || !w.isGone(r.index)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return w.address(m)
+	case unix.RTM_NEWNETCONF:
+		return w.conf(m.Data)
 	}
 	return false
+}
+
+// conf tells that forwarding was turned off on the whole machine ("sysctl --system" and Docker do) or on our VXLAN link, or
+// that the test of sources there was made strict. A pod's link has no settings of which nothing else is told.
+func (w *watcher) conf(b []byte) bool {
+	const (
+		head         = 4 // struct netconfmsg, padded
+		attrIndex    = 1 // NETCONFA_*, uapi/linux/netconf.h
+		attrForward  = 2
+		attrRPFilter = 3
+		all          = -1
+	)
+	index, forward, filter := 0, uint32(1), uint32(0)
+	for a := range attributes(b[min(head, len(b)):]) {
+		switch a.typ {
+		case attrIndex:
+			index = int(int32(a.u32()))
+		case attrForward:
+			forward = a.u32()
+		case attrRPFilter:
+			filter = a.u32()
+		}
+	}
+	d := w.seen[index]
+	ours := d.ours() && d.Kind == VXLAN && !w.isGone(index)
+	return forward == 0 && (index == all || ours) || filter == 1 && ours
 }
 
 // address tells of all addresses, save the link-local ones of our links, which Read does

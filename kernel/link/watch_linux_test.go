@@ -130,6 +130,10 @@ func TestWatch(t *testing.T) {
 		"ip addr add 192.0.2.99/24 dev up0",
 		"ip link set up0 down; ip link set up0 up",
 		"ip link set pl-vxlan down; ip link set pl-vxlan up",
+		"echo 0 >/proc/sys/net/ipv4/ip_forward",
+		"echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
+		"echo 0 >/proc/sys/net/ipv4/conf/pl-vxlan/forwarding",
+		"echo 1 >/proc/sys/net/ipv4/conf/pl-vxlan/rp_filter",
 		"ip link del pl-vxlan",
 		"ip neigh del 10.244.1.0 dev pl-vxlan", // which has another index now
 	} {

@@ -26,6 +26,9 @@ func TestLinks(t *testing.T) {
 			run("foreign routes and neighbours removed", func(s *scene) {
 				s.disturbNode(s.once("n1", "ip route flush proto 112; ip -6 route flush proto 112; ip neigh flush nud permanent 2>/dev/null || true"))
 			})
+			run("forwarding turned off", func(s *scene) { // as "sysctl --system" does
+				s.disturbNode(s.once("n1", "echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding"))
+			})
 			run("MTU lowered", func(s *scene) { s.mtu() })
 			if overlay == "vxlan" {
 				run("overlay flap", func(s *scene) {

@@ -56,5 +56,6 @@ func up(ctx context.Context, nodes int, bare bool) error {
 	}
 	fmt.Print(c.Usage())
 	<-ctx.Done()
+	runtime.KeepAlive(c) // what it holds open is what the nodes live by
 	return nil
 }
