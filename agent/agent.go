@@ -106,6 +106,7 @@ type Agent struct {
 	failures int    // in a row
 	lastErr  error
 	lastLog  time.Time
+	past     *PastError
 	started  time.Time
 	problems string // the last ones logged
 
@@ -412,6 +413,7 @@ func (a *Agent) report(err error) {
 	if err == nil {
 		if a.failures > 0 {
 			a.log.Info("recovered", "failures", a.failures)
+			a.past = &PastError{a.lastErr.Error(), time.Now()}
 		}
 		a.failures, a.lastErr = 0, nil
 		a.reportProblems()

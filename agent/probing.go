@@ -385,6 +385,8 @@ func (p *probing) why(in overlay.Input, a netip.Addr, w overlay.Way) string {
 		return "not on the same segment"
 	case p.result(toNode, w) != probe.Arrives:
 		return "on the same segment, but its agent has not answered a probe yet"
+	case p.result(byDirect, w) == probe.Unknown:
+		return "on the same segment; with pods' addresses no probe has been answered yet"
 	}
 	return "on the same segment, but packets with pods' addresses are lost there"
 }

@@ -46,6 +46,40 @@ type Status struct {
 	// Error is the last error of the loop, empty when all is applied.
 	Error    string `json:"error,omitempty"`
 	Failures int    `json:"failures,omitempty"`
+	// Past is the last error that is over, nil where there was none.
+	Past *PastError `json:"past,omitempty"`
+	// Owned is what is ours on this node.
+	Owned *Owned `json:"owned,omitempty"`
+}
+
+// PastError is an error of the loop that is over.
+type PastError struct {
+	Error string    `json:"error"`
+	Until time.Time `json:"until"`
+}
+
+// Owned counts what is ours on the node: of links and what is on them what the last Plan has, of nftables' tables what there is.
+type Owned struct {
+	Links      int      `json:"links"`
+	Addresses  int      `json:"addresses"`
+	Routes     int      `json:"routes"`
+	Neighbours int      `json:"neighbours"`
+	FDB        int      `json:"fdb"`
+	Sysctls    int      `json:"sysctls"`
+	Tables     []string `json:"tables"`
+}
+
+func (a *Agent) owned() *Owned {
+	s := a.plan.Link
+	o := &Owned{Links: len(s.Links), Addresses: len(s.Addrs), Routes: len(s.Routes), Neighbours: len(s.Neighs), FDB: len(s.FDB), Sysctls: len(s.Sysctls)}
+	tables, err := a.services.conn.Tables()
+	if err != nil {
+		a.log.Warn("status", "err", err)
+	}
+	for _, t := range tables {
+		o.Tables = append(o.Tables, t.String())
+	}
+	return o
 }
 
 // PodStatus is one of the node's own pods.
@@ -71,7 +105,7 @@ func (a *Agent) status() shim.Reply {
 	s.FastPath = a.fast.status(a.pods.Allocations())
 	if a.plan != nil {
 		s.SocketLB = a.sockets.status(a.snapshot, a.pods.Allocations())
-		s.Underlay = a.plan.Underlay
+		s.Underlay, s.Owned = a.plan.Underlay, a.owned()
 		if a.dns.service != (cluster.Key{}) {
 			dns := a.dns.status(a.snapshot, a.config.Node)
 			s.DNS = &dns
@@ -84,7 +118,7 @@ func (a *Agent) status() shim.Reply {
 			s.Problems = append(s.Problems, p.String())
 		}
 	}
-	s.Applied = a.applied
+	s.Applied, s.Past = a.applied, a.past
 	if a.lastErr != nil {
 		s.Error, s.Failures = a.lastErr.Error(), a.failures
 	}

@@ -71,11 +71,13 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 	if s.Server != "" {
 		fmt.Fprintf(w, "API server %s\n", s.Server)
 	}
+	printUnderlay(w, s)
 	if s.Unready != "" {
 		fmt.Fprintf(w, "no pods can be served: %s\n", s.Unready)
 	}
 	fmt.Fprintln(w, "NetworkPolicies are not enforced by this version")
 	printFastPath(w, s.FastPath)
+	printSocketLB(w, s.SocketLB)
 	printDNSStatus(w, s.DNS)
 	if err := printPeers(w, s.Peers); err != nil {
 		return err
@@ -85,7 +87,6 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 			fmt.Fprintf(w, "dropped %d packets: %s\n", n, reason)
 		}
 	}
-	printSocketLB(w, s.SocketLB)
 	if len(s.Pods) > 0 {
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tLINK")
@@ -100,6 +101,24 @@ func printAgentStatus(w io.Writer, s *agent.Status) error {
 		fmt.Fprintf(w, "\nproblem: %s\n", p)
 	}
 	return nil
+}
+
+// printUnderlay tells what the node's packets go by, what is ours on the node, and what was wrong before.
+func printUnderlay(w io.Writer, s *agent.Status) {
+	if u := s.Underlay; u.Device != "" {
+		var addrs []string
+		for _, p := range u.Addrs {
+			addrs = append(addrs, p.String())
+		}
+		fmt.Fprintf(w, "underlay %s, MTU %d, %s\n", u.Device, u.MTU, strings.Join(addrs, " "))
+	}
+	if o := s.Owned; o != nil {
+		fmt.Fprintf(w, "ours: %d links, %d addresses, %d routes, %d neighbours, %d FDB entries, %d sysctls; nftables: %s\n",
+			o.Links, o.Addresses, o.Routes, o.Neighbours, o.FDB, o.Sysctls, strings.Join(o.Tables, ", "))
+	}
+	if p := s.Past; p != nil {
+		fmt.Fprintf(w, "last error, over since %s: %s\n", p.Until.Format(time.DateTime), p.Error)
+	}
 }
 
 // mostPeers keeps the status to a screen; --json has all.

@@ -85,7 +85,7 @@ func Open(c Config) (*Handle, error) {
 // MakeDir makes a folder that maps and links can be pinned in.
 func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: no folder can be made on a BPF file system, which this process is not given or may not write: %v", ErrUnavailable, err)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
