@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ func (h *Handle) Apply(want fastpath.State) error {
 		return err
 	}
 	h.want, h.index = want, map[string]int{}
+	maps.DeleteFunc(h.took, func(a netip.Addr, _ uint32) bool { p, has := want.Pods[a]; return !has || p.Normal != "" })
 	for index, s := range states {
 		h.index[s.Attrs().Name] = index
 	}
@@ -125,10 +127,11 @@ func (h *Handle) AttachSome(n int) (left int, err error) {
 	return left, errors.Join(errs...)
 }
 
-// Takes says that packets of a local pod take the fast path, by its address.
+// Takes says that packets of a local pod take the fast path, by its address, or took it when an
+// agent before left it, and may again.
 func (h *Handle) Takes(a netip.Addr) bool {
 	p, has := h.pods[a]
-	return has && p.Normal == 0
+	return has && p.Normal == 0 || h.took[a] != 0
 }
 
 // stays says that a device has the program that it is to have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -172,6 +173,7 @@ func TestOtherLayout(t *testing.T) {
 			must(t, os.Rename(w.dir(n1)+"/"+layout, w.dir(n1)+"/v99"))
 			talk(t, "the other layout's", n1.pods[0].ns, to.addr(false))
 			n1.open(t, w)
+			stays(t, n1)
 			w.apply(t, n1)
 			if len(n1.last.Normal) != 0 {
 				t.Errorf("kept off: %v", n1.last.Normal)
@@ -197,6 +199,34 @@ func TestOtherLayout(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stays demands that pods which took the fast path by the other layout's maps are said to take it, from
+// the start and when ours have them, but not one that a State leaves out.
+func stays(t *testing.T, m *machine) {
+	t.Helper()
+	said := func(when string, want bool) {
+		t.Helper()
+		for _, p := range m.pods {
+			for _, a := range p.Addrs {
+				if m.fast.Takes(a) != (want || p.Link != m.pods[0].Link) {
+					t.Errorf("%s: %s takes the fast path: %v", when, a, m.fast.Takes(a))
+				}
+			}
+		}
+	}
+	said("opened", true)
+	nettest.Do(t, m.ns, func() {
+		must(t, m.fast.Apply(m.last))
+		said("no program is attached yet", true)
+		without := m.last
+		without.Pods = maps.Clone(without.Pods)
+		for _, a := range m.pods[0].Addrs {
+			delete(without.Pods, a)
+		}
+		must(t, m.fast.Apply(without))
+		said("one was left out", false)
+	})
 }
 
 // A program of another layout goes too where ours can never be attached: a link has room for so

@@ -33,6 +33,21 @@ func waysOf(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) 
 	return w
 }
 
+// takeOver notes which pods take the fast path already, by this layout's maps or, where these do not
+// have a pod, by those of another, as far as they can be read.
+func (h *Handle) takeOver() error {
+	h.took = waysOf(h.pods, h.peers).pods
+	dirs, err := others(h.dir)
+	for _, dir := range dirs {
+		for a, index := range pinnedWays(dir).pods {
+			if _, has := h.pods[a]; !has {
+				h.took[a] = index
+			}
+		}
+	}
+	return err
+}
+
 // gone gives what the maps have now and will not have with this content. Pods that
 // have ended are left out: their flows have too.
 func (h *Handle) gone(pods map[netip.Addr]objectsPod, peers map[netip.Prefix]objectsPeer) ways {

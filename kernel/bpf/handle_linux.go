@@ -49,6 +49,9 @@ type Handle struct {
 	want  fastpath.State
 	index map[string]int
 	alone bool // no programs of other layouts are left
+	// took are the local pods that took the fast path when this was opened, and that no State
+	// since has left out.
+	took map[netip.Addr]uint32
 	// untold says why conntrack is not told of connections; "" where it is.
 	untold string
 }
@@ -75,7 +78,7 @@ func Open(c Config) (*Handle, error) {
 		return nil, err
 	}
 	h.attach = cmp.Or(h.attach, bestAttach())
-	if err := errors.Join(h.readMaps(), h.adopt()); err != nil {
+	if err := errors.Join(h.readMaps(), h.takeOver(), h.adopt()); err != nil {
 		h.Close()
 		return nil, err
 	}
