@@ -42,7 +42,7 @@ func (t *traveller) keptOut(p packet, own *plan.Plan, toNode bool) bool {
 	r := guardOf(own, p.dst.Addr().Is6())
 	why := ""
 	if toNode {
-		why = r.ToNode(p.src, p.dst.Port(), p.by)
+		why = r.ToNode(p.src, p.dst, p.by, p.translatedAt())
 	} else {
 		why = r.Forward(p.dst, p.by, p.translatedAt())
 	}

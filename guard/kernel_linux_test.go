@@ -39,6 +39,7 @@ var (
 	otherPod = map[bool]string{false: "10.244.3.9", true: "fd00:244:0:3::9"}
 	gateway1 = map[bool]string{false: "10.244.1.1", true: "fd00:244:0:1::1"}
 	gateway2 = map[bool]string{false: "10.244.2.1", true: "fd00:244:0:2::1"}
+	second1  = map[bool]string{false: "10.99.0.1", true: "fd00:99::1"} // of n1, of which the cluster does not know
 )
 
 func run(t testing.TB, format string, args ...any) string {
@@ -62,11 +63,9 @@ func newWorld(t *testing.T, outer6 bool) *world {
 		run(t, "ip addr add %s/64 dev wire nodad", a)
 	}
 	run(t, "ip link set wire up mtu 1300") // so that what is longer comes in fragments
-	for v6 := range n1 {                   // the pods' networks are behind n1
-		if v6 {
-			run(t, "ip -6 route add fd00:244:0:1::/64 via %s dev wire onlink", n1[v6])
-		} else {
-			run(t, "ip route add 10.244.1.0/24 via %s dev wire onlink", n1[v6])
+	for v6 := range n1 {                   // the pods' networks and a second address are behind n1
+		for _, to := range map[bool][]string{false: {"10.244.1.0/24", second1[v6]}, true: {"fd00:244:0:1::/64", second1[v6]}}[v6] {
+			run(t, "ip route add %s via %s dev wire onlink", to, n1[v6])
 		}
 	}
 	nettest.Do(t, w.n1, func() { w.node(t) })
@@ -90,6 +89,8 @@ func (w *world) node(t *testing.T) {
 	run(t, "ip link set eth0 up")
 	run(t, "ip addr add %s/24 dev eth0", n1[false])
 	run(t, "ip addr add %s/64 dev eth0 nodad", n1[true])
+	run(t, "ip addr add %s/32 dev eth0", second1[false])
+	run(t, "ip addr add %s/128 dev eth0 nodad", second1[true])
 	run(t, "ip route add default via %s", stranger[false]) // the loose rp_filter wants a route
 	var err error
 	if w.handle, err = link.Open(""); err != nil {
@@ -254,23 +255,31 @@ func TestVXLAN(t *testing.T) {
 		t.Run("over "+outer, func(t *testing.T) {
 			w := newWorld(t, outer6)
 			wire := here(t)
+			nettest.Do(t, w.n1, func() {
+				nettest.Run(t, "nft", fmt.Sprintf("table %s t { chain p { type nat hook prerouting priority -100; udp dport 7777 dnat to %s; }; }", nft.FamilyOf(outer6), netip.AddrPortFrom(netip.MustParseAddr(n1[outer6]), 8472)))
+			})
 			for inner, v6 := range families {
 				pod := listen(t, w.pod, podAddr[v6], 9000)
 				for _, c := range []struct {
-					name, outer, inner string
-					size               int
-					want               bool
+					name, outer, to, inner string
+					port                   uint16
+					size                   int
+					want                   bool
 				}{
-					{"a pod of the node", n2[outer6], peerPod[v6], 10, true},
-					{"in fragments", n2[outer6], peerPod[v6], 1370, true},
-					{"the other node's pod", n2[outer6], otherPod[v6], 10, false},
-					{"the other node's pod, in fragments", n2[outer6], otherPod[v6], 1370, false},
-					{"own pod", n2[outer6], podAddr[v6], 10, false},
-					{"a stranger", stranger[outer6], peerPod[v6], 10, false},
+					{"a pod of the node", n2[outer6], n1[outer6], peerPod[v6], 8472, 10, true},
+					{"in fragments", n2[outer6], n1[outer6], peerPod[v6], 8472, 1370, true},
+					{"the other node's pod", n2[outer6], n1[outer6], otherPod[v6], 8472, 10, false},
+					{"the other node's pod, in fragments", n2[outer6], n1[outer6], otherPod[v6], 8472, 1370, false},
+					{"own pod", n2[outer6], n1[outer6], podAddr[v6], 8472, 10, false},
+					{"a stranger", stranger[outer6], n1[outer6], peerPod[v6], 8472, 10, false},
+					// What a pod of n2 sends outside of the cluster is masqueraded, and comes as n2's.
+					{"a pod that makes VXLAN, to another address", n2[outer6], second1[outer6], peerPod[v6], 8472, 10, false},
+					{"the same, in fragments", n2[outer6], second1[outer6], peerPod[v6], 8472, 1370, false},
+					{"the same, by a port of the node that leads to the VTEP", n2[outer6], second1[outer6], peerPod[v6], 7777, 10, false},
 				} {
-					got := try(pod, c.want, func() { send(t, wire, c.outer, n1[outer6], 8472, vxlan(c.inner, podAddr[v6], v6, c.size)) })
+					got := try(pod, c.want, func() { send(t, wire, c.outer, c.to, c.port, vxlan(c.inner, podAddr[v6], v6, c.size)) })
 					if got != c.want {
-						t.Errorf("%s, %s: %s in %s arrives: %v, want %v", c.name, inner, c.inner, c.outer, got, c.want)
+						t.Errorf("%s, %s: %s in %s to %s arrives: %v, want %v", c.name, inner, c.inner, c.outer, c.to, got, c.want)
 					}
 				}
 				if v6 {
@@ -280,7 +289,7 @@ func TestVXLAN(t *testing.T) {
 					t.Error("from outside, where that is declared: it does not arrive")
 				}
 			}
-			w.counted(t, nft.FamilyOf(outer6), Inner, Stranger)
+			w.counted(t, nft.FamilyOf(outer6), Inner, Stranger, Astray, Forwarded)
 		})
 	}
 }
@@ -340,6 +349,7 @@ func TestPod(t *testing.T) {
 				{"to another node's probes by its gateway", podAddr[v6], gateway2[v6], 8473, tunnel, false},
 				{"to another node's gateway", podAddr[v6], gateway2[v6], 9000, tunnel, true},
 				{"to the probes by the gateway", podAddr[v6], gateway1[v6], 8473, probe, false},
+				{"to the probes by another address", podAddr[v6], second1[v6], 8473, probe, false},
 			} {
 				if got := try(c.at, c.want, func() { send(t, w.pod, c.from, c.to, c.port, []byte("x")) }); got != c.want {
 					t.Errorf("%s: arrives: %v, want %v", c.name, got, c.want)
@@ -347,9 +357,10 @@ func TestPod(t *testing.T) {
 				if c.from != podAddr[v6] {
 					continue
 				}
-				why := rules.ToNode(netip.MustParseAddr(c.from), c.port, "plpod") // the reference
-				if to := netip.MustParseAddr(c.to); c.at != node && c.at != probe {
-					why = rules.Forward(netip.AddrPortFrom(to, c.port), "plpod", false)
+				to := netip.AddrPortFrom(netip.MustParseAddr(c.to), c.port)
+				why := rules.ToNode(netip.MustParseAddr(c.from), to, "plpod", false) // the reference
+				if c.at != node && c.at != probe {
+					why = rules.Forward(to, "plpod", false)
 				}
 				if (why == "") != c.want {
 					t.Errorf("%s: the reference says %q", c.name, why)
@@ -388,31 +399,34 @@ func TestProbes(t *testing.T) {
 			port, wire := listen(t, w.n1, "::", overlay.ProbePort), here(t)
 			r := Compile(w.in, outside, nft.FamilyOf(v6))
 			for _, c := range []struct {
-				name, from string
-				vxlan      bool
-				want       bool
+				name, from, to string
+				vxlan          bool
+				want           bool
 			}{
-				{"a node", n2[v6], false, true},
-				{"a stranger", stranger[v6], false, false},
-				{"a node's gateway", gateway2[v6], true, true},
-				{"a node's pod", peerPod[v6], true, false},
+				{"a node", n2[v6], n1[v6], false, true},
+				{"a node, to another address", n2[v6], second1[v6], false, false},
+				{"a stranger", stranger[v6], n1[v6], false, false},
+				{"a node's gateway", gateway2[v6], gateway1[v6], true, true},
+				{"a node's gateway, to another address", gateway2[v6], second1[v6], true, false},
+				{"a node's pod", peerPod[v6], gateway1[v6], true, false},
 			} {
 				got := try(port, c.want, func() {
 					if !c.vxlan {
-						send(t, wire, c.from, n1[v6], overlay.ProbePort, []byte("x"))
+						send(t, wire, c.from, c.to, overlay.ProbePort, []byte("x"))
 						return
 					}
-					send(t, wire, n2[false], n1[false], 8472, vxlanTo(overlay.ProbePort, c.from, gateway1[v6], v6, 10))
+					send(t, wire, n2[false], n1[false], 8472, vxlanTo(overlay.ProbePort, c.from, c.to, v6, 10))
 				})
 				if got != c.want {
 					t.Errorf("%s: arrives: %v, want %v", c.name, got, c.want)
 				}
 				by := map[bool]string{true: overlay.Device}[c.vxlan]
-				if why := r.ToNode(netip.MustParseAddr(c.from), overlay.ProbePort, by); (why == "") != c.want {
+				to := netip.AddrPortFrom(netip.MustParseAddr(c.to), overlay.ProbePort)
+				if why := r.ToNode(netip.MustParseAddr(c.from), to, by, false); (why == "") != c.want {
 					t.Errorf("%s: the reference says %q", c.name, why)
 				}
 			}
-			w.counted(t, nft.FamilyOf(v6), Stranger)
+			w.counted(t, nft.FamilyOf(v6), Stranger, Astray)
 		})
 	}
 }

@@ -15,14 +15,20 @@ import (
 
 func fromPod(by string) bool { return strings.HasPrefix(by, link.Prefix) && by != overlay.Device }
 
-// ToNode is for a packet to an address of the node itself.
-func (r Rules) ToNode(src netip.Addr, port uint16, by string) string {
+// ToNode is for a packet to an address of the node itself; translated says that it was
+// one to a Service.
+func (r Rules) ToNode(src netip.Addr, dst netip.AddrPort, by string, translated bool) string {
+	vtep, probe := dst.Port() == r.Port && r.Port != 0, dst.Port() == r.Probe
 	switch {
-	case port == r.Port && port != 0 && (fromPod(by) || by == overlay.Device), port == r.Probe && fromPod(by):
+	case !vtep && !probe:
+		return ""
+	case fromPod(by) || vtep && by == overlay.Device:
 		return FromPod
-	case port == r.Port && port != 0 && !contains(r.Nodes, src):
-		return Stranger
-	case port == r.Probe && !contains(r.Nodes, src) && !contains(r.Gateways, src):
+	case translated:
+		return Forwarded
+	case vtep && !contains(r.Own, dst.Addr()), probe && !contains(r.Asked, dst.Addr()):
+		return Astray
+	case !contains(r.Nodes, src) && !(probe && contains(r.Gateways, src)):
 		return Stranger
 	}
 	return ""

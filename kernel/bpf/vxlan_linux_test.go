@@ -163,6 +163,7 @@ type crafted struct {
 	port               int  // destination
 	ttl                byte
 	length, fragmented bool
+	to                 netip.Addr // of n1; by itself the one that VXLAN is for
 }
 
 // payload is VXLAN's header and what is in it. Datagrams over IPv4 need no checksum.
@@ -195,7 +196,7 @@ func (c crafted) payload(text string) []byte {
 }
 
 // send sends from n3 to n1.
-func (c crafted) send(to netip.Addr, text string) error {
+func (c crafted) send(text string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -209,7 +210,7 @@ func (c crafted) send(to netip.Addr, text string) error {
 			return err
 		}
 	}
-	return unix.Sendto(fd, c.payload(text), 0, &unix.SockaddrInet4{Port: c.port, Addr: to.As4()})
+	return unix.Sendto(fd, c.payload(text), 0, &unix.SockaddrInet4{Port: c.port, Addr: c.to.As4()})
 }
 
 // The program takes out of VXLAN what a node's program has put into it for that node's pods, and nothing else: the
@@ -220,8 +221,11 @@ func TestVXLAN_from(t *testing.T) {
 	peer := n1.last.Peers[w.api[2].PodCIDRs[0]]
 	good := crafted{
 		flags: 1 << 27, vni: overlay.DefaultVNI, inner: append(peer.Src[:], peer.Dst[:]...), protocol: unix.ETH_P_IP,
-		src: n3.pods[0].addr(false), dst: n1.pods[0].addr(false), port: overlay.DefaultPort, ttl: 64,
+		src: n3.pods[0].addr(false), dst: n1.pods[0].addr(false), port: overlay.DefaultPort, ttl: 64, to: w.api[0].Addresses[0],
 	}
+	second := netip.MustParseAddr("10.99.0.1")
+	nettest.Do(t, n1.ns, func() { run(t, "ip addr add %s dev lo", second) })
+	run(t, "ip route add %s via %s", second, good.to)
 	for name, test := range map[string]struct {
 		change  func(*crafted)
 		program bool // takes it out
@@ -236,6 +240,7 @@ func TestVXLAN_from(t *testing.T) {
 		"flags of GBP":            {func(c *crafted) { c.flags |= 1 << 31 }, false, false},
 		"no VNI":                  {func(c *crafted) { c.flags = 0 }, false, false},
 		"another node's pod":      {func(c *crafted) { c.src = n2.pods[0].addr(false) }, false, true}, // there is no guard in this world
+		"to another address":      {func(c *crafted) { c.to = second }, false, true},                  // likewise
 		"no pod's source":         {func(c *crafted) { c.src = netip.MustParseAddr("192.168.9.3") }, false, true},
 		"to no pod":               {func(c *crafted) { c.dst = netip.MustParseAddr("10.244.1.77") }, false, false},
 		"another MAC":             {func(c *crafted) { c.inner = append([]byte{2, 2, 2, 2, 2, 2}, peer.Dst[:]...) }, false, false},
@@ -254,7 +259,7 @@ func TestVXLAN_from(t *testing.T) {
 			must(t, err)
 		})
 		before := n1.count(t, "shortcut_decap")
-		nettest.Do(t, n3.ns, func() { must(t, c.send(w.api[0].Addresses[0], name)) })
+		nettest.Do(t, n3.ns, func() { must(t, c.send(name)) })
 		arrives := received(t, l, name, test.arrives)
 		_ = l.Close()
 		if program := n1.count(t, "shortcut_decap") != before; program != test.program || arrives != test.arrives {
