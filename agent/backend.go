@@ -137,6 +137,14 @@ func (s *services) apply(p *plan.Plan) error {
 	return s.applier.Remove()
 }
 
+// has says, by proxy.Family, of which families the kernel has what the last apply was for.
+func (s *services) has() [2]bool {
+	if s.backend.chains != nil {
+		return s.backend.chains.Has()
+	}
+	return s.applier.Has()
+}
+
 // built says, once, that rules were made where there may have been none.
 func (s *services) built() bool {
 	if s.backend.chains != nil {

@@ -28,15 +28,23 @@ import (
 type flows struct {
 	log     *slog.Logger
 	metrics *ports.Metrics
-	applied newest.Chan[*proxy.Table]   // what the kernel has: rules first, then flows
+	applied newest.Chan[brought]        // what the kernel has: rules first, then flows
+	sent    brought                     // the last of these, of the loop
 	coming  atomic.Pointer[proxy.Table] // what it may have any moment
 
 	found atomic.Pointer[[]apply.Count] // what a former agent left, until it was looked at
 	built newest.Chan[built]            // rules that were made where there may have been none
 
 	index *stale.Index // of the goroutine of run
-	again bool         // to be looked at, though no Table has changed
+	due   [2]bool      // by proxy.Family: to be looked at, though no Table may have changed
 	bare  *built       // the last of built, until what began before it was looked at
+}
+
+// brought is a Table and which families the kernel has it of, by proxy.Family: one that
+// cannot be brought there does not keep the other one's flows waiting.
+type brought struct {
+	table *proxy.Table
+	has   [2]bool
 }
 
 // built are rules made anew, of a family or of both.
@@ -51,12 +59,12 @@ const (
 )
 
 func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
-	return &flows{log: log, metrics: m, applied: make(newest.Chan[*proxy.Table], 1), built: make(newest.Chan[built], 1), index: stale.New()}
+	return &flows{log: log, metrics: m, applied: make(newest.Chan[brought], 1), built: make(newest.Chan[built], 1), index: stale.New()}
 }
 
 // run looks at the flows after each change that may have made some stale.
 func (f *flows) run(ctx context.Context) error {
-	var t *proxy.Table
+	var b brought
 	late := time.NewTimer(0)
 	defer late.Stop()
 	for {
@@ -64,13 +72,13 @@ func (f *flows) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case t = <-f.applied:
-			err = f.look(t)
-		case b := <-f.built:
-			f.bare, f.again = &b, true
-			err = errors.Join(f.look(t), f.lookBare())
+		case b = <-f.applied:
+			err = f.look(b)
+		case anew := <-f.built:
+			f.bare, f.due = &anew, [2]bool{true, true}
+			err = errors.Join(f.look(b), f.lookBare())
 		case <-late.C:
-			err = errors.Join(f.look(t), f.lookBare())
+			err = errors.Join(f.look(b), f.lookBare())
 		}
 		if err != nil {
 			late.Reset(flowsLate)
@@ -79,15 +87,34 @@ func (f *flows) run(ctx context.Context) error {
 	}
 }
 
-// look looks at the UDP flows where some may be wrong by now. A nil Table is none yet.
-func (f *flows) look(t *proxy.Table) error {
-	if t == nil || !f.update(t) && !f.again {
+// follow is told of each try to bring a Table to the kernel, from the loop's goroutine.
+func (f *flows) follow(b brought) {
+	if b == f.sent || b.has == [2]bool{} {
+		return
+	}
+	f.sent = b
+	f.applied.Send(b)
+}
+
+// look looks at the UDP flows of the families that are due and of which the kernel has the
+// Table. A nil Table is none yet.
+func (f *flows) look(b brought) error {
+	if b.table == nil {
 		return nil
 	}
-	f.again = false
-	err := f.reconcile(t)
-	f.again = f.again || err != nil
-	return err
+	if f.update(b.table) {
+		f.due = [2]bool{true, true}
+	}
+	if !f.due[0] && !f.due[1] {
+		return nil
+	}
+	if err := f.reconcile(b); err != nil {
+		return err
+	}
+	if f.due == [2]bool{} {
+		f.index.Settled()
+	}
+	return nil
 }
 
 // lookBare looks at the TCP connections that began where there may have been no rules.
@@ -179,8 +206,8 @@ func (f *flows) update(t *proxy.Table) bool {
 	return f.index.Update(t) || scan
 }
 
-// reconcile looks at all UDP flows once.
-func (f *flows) reconcile(t *proxy.Table) error {
+// reconcile looks once at all UDP flows of the families that are due.
+func (f *flows) reconcile(b brought) error {
 	conn, err := conntrack.Dial(0)
 	if err != nil {
 		return err
@@ -190,29 +217,34 @@ func (f *flows) reconcile(t *proxy.Table) error {
 	if err != nil {
 		return err
 	}
-	var took [2]time.Duration
-	var deleted [2]map[cluster.Key]int
+	due := f.due
+	f.due = [2]bool{due[0] && !b.has[0], due[1] && !b.has[1]}
 	var errs []error
 	for i, v6 := range []bool{false, true} {
-		start := time.Now()
-		found, err := f.find(conn, v6, own)
-		errs = append(errs, err)
-		if now := f.coming.Load(); now != nil && now != t {
-			f.again = f.index.Update(now) || f.again
-			t = nil // not in the kernel yet: it is settled with the next one
+		if !due[i] || !b.has[i] {
+			continue
 		}
-		deleted[i], err = f.forget(conn, found, own)
-		errs, took[i] = append(errs, err), time.Since(start)
-		for k, n := range deleted[i] {
-			f.log.Info("stale UDP flows forgotten", "service", k, "flows", n)
+		if err := f.reconcileFamily(conn, b.table, v6, own); err != nil {
+			f.due[i] = true
+			errs = append(errs, err)
 		}
 	}
-	f.metrics.Reconciled(took, deleted)
-	err = errors.Join(errs...)
-	if err == nil && t != nil {
-		f.index.Settled()
+	return errors.Join(errs...)
+}
+
+// reconcileFamily looks at the flows of one family.
+func (f *flows) reconcileFamily(conn *conntrack.Conn, t *proxy.Table, v6 bool, own func(netip.Addr) bool) error {
+	start := time.Now()
+	found, err := f.find(conn, v6, own)
+	if now := f.coming.Load(); now != nil && now != t && f.index.Update(now) {
+		f.due = [2]bool{true, true} // for what is not in the kernel yet
 	}
-	return err
+	deleted, failed := f.forget(conn, found, own)
+	for k, n := range deleted {
+		f.log.Info("stale UDP flows forgotten", "service", k, "flows", n)
+	}
+	f.metrics.Reconciled(v6, time.Since(start), deleted)
+	return errors.Join(err, failed)
 }
 
 // find lists the flows that are stale by the Table that the kernel has.

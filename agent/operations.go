@@ -263,7 +263,6 @@ func (o *operations) after(p *plan.Plan, found []apply.Count, took time.Duration
 	o.ports.Health.Updated()
 	if o.table.Swap(p.Table) != p.Table {
 		o.checks.Update(p.Table)
-		o.flows.applied.Send(p.Table)
 	}
 }
 
@@ -289,6 +288,7 @@ func (a *Agent) serveServices() error {
 		a.operations.flows.built.Send(built{a.plan.Table, a.plan.PodAddrs})
 	}
 	a.operations.after(a.plan, a.services.applier.Found(), time.Since(start), err)
+	a.operations.flows.follow(brought{a.plan.Table, a.services.has()})
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,27 +97,11 @@ func TestWaiting(t *testing.T) {
 }
 
 // TestServeServices_oneFamily: IPv6 cannot be applied, since somebody holds a table of
-// our name. What IPv4 connections began without rules are looked for nevertheless, once.
+// our name. IPv4's stale UDP flows, and what of its connections began without rules, are
+// looked for nevertheless, once.
 func TestServeServices_oneFamily(t *testing.T) {
 	nettest.New(t)
-	hold := exec.CommandContext(t.Context(), "nft", "-i")
-	in, err := hold.StdinPipe()
-	if err == nil {
-		err = hold.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = in.Close(); _ = hold.Wait() })
-	if _, err := io.WriteString(in, "add table ip6 podlane-0 { flags owner; }\n"); err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(nettest.Run(t, "nft", "list", "tables"), "podlane-0"); {
-		if time.Now().After(end) {
-			t.Skip("this nft makes no tables with an owner")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	holdIPv6(t)
 	log := slog.New(slog.DiscardHandler)
 	c := Config{Node: "n1", StateDir: t.TempDir()}
 	a := &Agent{config: c, log: log, operations: newOperations(c, log)}
@@ -141,8 +126,39 @@ func TestServeServices_oneFamily(t *testing.T) {
 				t.Error("a look with another Table")
 			}
 		}
-		if len(a.operations.flows.applied) > 0 {
-			t.Error("the kernel is said to have a Table, of which it lacks IPv6")
+		if got := len(a.operations.flows.applied); got != want {
+			t.Errorf("try %d: %d Tables to look at flows by, want %d", i, got, want)
+		}
+		for len(a.operations.flows.applied) > 0 {
+			if b := <-a.operations.flows.applied; b.table != a.plan.Table || b.has != [2]bool{true, false} {
+				t.Errorf("the kernel is said to have a Table of %v, want of IPv4 alone", b.has)
+			}
 		}
 	}
+}
+
+// holdIPv6 has somebody hold an IPv6 table of our name, which keeps us from taking over
+// what there is of IPv6, until release or the test's end.
+func holdIPv6(t *testing.T) (release func()) {
+	t.Helper()
+	hold := exec.CommandContext(t.Context(), "nft", "-i")
+	in, err := hold.StdinPipe()
+	if err == nil {
+		err = hold.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() { _ = in.Close(); _ = hold.Wait() })
+	t.Cleanup(release)
+	if _, err := io.WriteString(in, "add table ip6 podlane-0 { flags owner; }\n"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(nettest.Run(t, "nft", "list", "tables"), "podlane-0"); {
+		if time.Now().After(end) {
+			t.Skip("this nft makes no tables with an owner")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return release
 }

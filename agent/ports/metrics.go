@@ -102,15 +102,14 @@ func (m *Metrics) Synced(took time.Duration, triggered []time.Time) {
 // Failed counts a change that could not be brought to the kernel.
 func (m *Metrics) Failed() { m.failures.Inc() }
 
-// Reconciled says that all UDP flows were looked at, and how many were deleted for
-// each Service, of IPv4 and IPv6.
-func (m *Metrics) Reconciled(took [2]time.Duration, deleted [2]map[cluster.Key]int) {
-	for i, f := range families {
-		m.reconciles.WithLabelValues(f).Observe(took[i].Seconds())
-		for k, n := range deleted[i] {
-			m.staleDeleted.WithLabelValues(f).Add(float64(n))
-			m.stale.WithLabelValues(k.Namespace, k.Name).Add(float64(n))
-		}
+// Reconciled says that all UDP flows of a family were looked at, and how many were
+// deleted for each Service.
+func (m *Metrics) Reconciled(v6 bool, took time.Duration, deleted map[cluster.Key]int) {
+	f := families[proxy.Family(v6)]
+	m.reconciles.WithLabelValues(f).Observe(took.Seconds())
+	for k, n := range deleted {
+		m.staleDeleted.WithLabelValues(f).Add(float64(n))
+		m.stale.WithLabelValues(k.Namespace, k.Name).Add(float64(n))
 	}
 }
 

@@ -66,7 +66,8 @@ func TestPorts(t *testing.T) {
 	go func() { defer close(ended); _ = p.Run(ctx) }()
 	m.Queued(2, 3)
 	m.Synced(3*time.Millisecond, []time.Time{time.Now().Add(-time.Second)})
-	m.Reconciled([2]time.Duration{time.Millisecond, time.Millisecond}, [2]map[cluster.Key]int{{{Namespace: "default", Name: "dns"}: 4}, nil})
+	m.Reconciled(false, time.Millisecond, map[cluster.Key]int{{Namespace: "default", Name: "dns"}: 4})
+	m.Reconciled(true, time.Millisecond, nil)
 	for url, want := range map[string]string{
 		p.Addresses.Health + "/healthz":    `"lastUpdated":"`,
 		p.Addresses.Health + "/livez":      `"healthy":true`,

@@ -88,6 +88,14 @@ func (a *Applier) apply(f *family, t *proxy.Table, pods []netip.Addr) error {
 	return nil
 }
 
+// Has says, by proxy.Family, for which families the last Apply had no error.
+func (a *Applier) Has() (has [2]bool) {
+	for _, f := range a.families {
+		has[proxy.Family(f.v6)] = f.table != nil
+	}
+	return has
+}
+
 // Built says, once, that a family's chains, or what leads to them, were made since the
 // last call where they were missing: connections may have begun that nothing translates.
 func (a *Applier) Built() (built bool) {

@@ -104,6 +104,14 @@ func (a *Applier) Apply(t *proxy.Table, pods []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
+// Has says, by proxy.Family, for which families the last Apply had no error.
+func (a *Applier) Has() (has [2]bool) {
+	for _, f := range a.families {
+		has[proxy.Family(f.family == nft.IPv6)] = f.applied != nil
+	}
+	return has
+}
+
 // Tidy removes chains that no Service uses any more. Call it when nothing has
 // changed for a second or more.
 func (a *Applier) Tidy() error {
