@@ -3,6 +3,7 @@ SHELL := /bin/bash
 GO ?= go
 export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+IMAGE ?= ghcr.io/podlane/podlane:devel
 LDFLAGS := -s -w -X main.version=$(VERSION)
 need := $(shell sed -n 's/^go //p' go.mod)
 
@@ -25,8 +26,8 @@ build: check-go ## bin/podlane, one static file (go build ./cmd/podlane)
 demo: build ## a two-node cluster network on this machine, explained and measured; no root (go run ./cmd/podlane lab demo)
 	bin/podlane lab demo
 
-image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64 (go run ./internal/ociimage/cmd/image)
-	$(GO) run ./internal/ociimage/cmd/image -version $(VERSION) -name ghcr.io/podlane/podlane:$(VERSION) -o bin/podlane-image.tar
+image: check-go ## bin/podlane-image.tar, an OCI archive for amd64 and arm64, by the name of the manifests; IMAGE=NAME:TAG: by another (go run ./internal/ociimage/cmd/image)
+	$(GO) run ./internal/ociimage/cmd/image -version $(VERSION) -name $(IMAGE) -o bin/podlane-image.tar
 
 e2e: check-go ## against a real kube-apiserver, and on a real two-node Kubernetes; root, 20 minutes the first time; FAST_PATH=on: with the fast path (cd test/e2e && go test ./...)
 	cd test/e2e && PODLANE_E2E_FAST_PATH=$(FAST_PATH) $(GO) test -v -count=1 -timeout 60m ./...

@@ -222,7 +222,54 @@ func TestUninstall(t *testing.T) {
 			t.Errorf("%v: an uninstallation needs no rights in the API", kind)
 		}
 	}
-	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "mountPath: /host/sys/fs/bpf}") != 1 || strings.Count(text, "--bpf-dir=/host/sys/fs/bpf/podlane") != 2 {
+	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "mountPath: /host/sys/fs/bpf}") != 1 || strings.Count(text, "--bpf-dir=/host/sys/fs/bpf/podlane") != 1 ||
+		!strings.Contains(text, "--kubelet-kubeconfig=/host/etc/kubernetes/kubelet.conf") {
+		t.Error(text)
+	}
+}
+
+// TestImage: what `make image` names its image is what all manifests run.
+func TestImage(t *testing.T) {
+	name := regexp.MustCompile(`(?m)^IMAGE \?= (\S+)$`).FindStringSubmatch(string(read(t, "../Makefile")))
+	if name == nil {
+		t.Fatal("make image names no image")
+	}
+	for file, n := range map[string]int{"podlane.yaml": 4, "podlane-uninstall.yaml": 2} {
+		images := regexp.MustCompile(` image: (\S+)\n`).FindAllStringSubmatch(string(read(t, file)), -1)
+		for _, i := range images {
+			if i[1] != name[1] {
+				t.Errorf("%s: image %s, make image makes %s", file, i[1], name[1])
+			}
+		}
+		if len(images) != n {
+			t.Errorf("%s has %d images, want %d", file, len(images), n)
+		}
+	}
+}
+
+// TestAgain: another version of the manifest can be applied whatever the one before has
+// come to, which a Job, whose pod cannot be changed, would forbid. The right to make
+// Services is with a container that ends.
+func TestAgain(t *testing.T) {
+	for _, o := range objects(t, string(read(t, "podlane.yaml"))) {
+		m := o.(map[string]any)
+		if kind := m["kind"]; kind == "Job" || kind == "Pod" {
+			t.Errorf("a %v cannot be changed", kind)
+		}
+		if m["kind"] != "Deployment" {
+			continue
+		}
+		pod := m["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+		if pod["automountServiceAccountToken"] != false || strings.Contains(fmt.Sprint(pod["containers"]), "volumeMounts") || !strings.Contains(fmt.Sprint(pod["initContainers"]), "name:token") {
+			t.Errorf("the container that stays has a token: %v", pod)
+		}
+	}
+}
+
+// TestChart_noKubeletConfig: without a kubelet's kubeconfig nothing is mounted.
+func TestChart_noKubeletConfig(t *testing.T) {
+	text := fmt.Sprint(render(t, func(v map[string]any) { v["kubeletKubeconfig"] = "" }))
+	if strings.Contains(text, "kubelet-config") || !strings.Contains(text, "--kubelet-kubeconfig= ") {
 		t.Error(text)
 	}
 }

@@ -103,7 +103,7 @@ var dnsService = cluster.Key{Namespace: "kube-system", Name: "kube-dns"}
 func noDNS(p *plan.Plan) []Finding {
 	s := p.Snapshot.Services.Get(dnsService)
 	if s == nil || len(s.ClusterIPs) == 0 {
-		return one(Fail, "kubectl apply the manifests of podlane dns", "there is no Service %s with a cluster IP: pods ask there", dnsService)
+		return one(Fail, "kubectl -n kube-system logs deployment/podlane-dns-service -c service says why it was not made, kubectl -n kube-system rollout restart deployment/podlane-dns-service makes it; where there is no such Deployment, kubectl apply -f podlane.yaml", "there is no Service %s with a cluster IP: pods ask there", dnsService)
 	}
 	e := p.Table.Services.Get(dnsService)
 	for i := 0; e != nil && i < len(e.Ports); i++ {

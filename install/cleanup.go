@@ -24,6 +24,9 @@ type Traces struct {
 	ProcSys          string // "" for /proc/sys
 	BPFDir           string // of the fast path; "" for none
 	FlowLimits       string // name of the file of the flow table's former limits, in StateDir
+	// KubeletConfigs are where an agent's pod has the kubelet's kubeconfig mounted from:
+	// where a node has no such file, the container runtime has made a folder of that name.
+	KubeletConfigs []string
 }
 
 // Cleanup removes all that is ours from the node of the calling thread's network
@@ -37,22 +40,45 @@ func Cleanup(t Traces, log *slog.Logger) error {
 	defer unlock()
 	steps := []struct {
 		what string
+		skip bool // it is not known where that is
 		do   func() error
 	}{
-		{"CNI configuration and plugin", t.Runtime.Remove},
-		{"fast path", t.removeFastPath},
-		{"nftables tables", removeTables},
-		{"links, addresses, routes, neighbours, sysctls", t.removeLinks},
-		{"limits of the flow table", func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
-		{"files", func() error { return errors.Join(empty(t.StateDir), empty(t.RunDir)) }},
+		{"CNI configuration and plugin", t.ConfDir == "", t.Runtime.Remove},
+		{"fast path", t.BPFDir == "", t.removeFastPath},
+		{"nftables tables", false, removeTables},
+		{"links, addresses, routes, neighbours, sysctls", false, t.removeLinks},
+		{"limits of the flow table", false, func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
+		{"files", false, func() error { return errors.Join(empty(t.StateDir), empty(t.RunDir), t.removeKubeletConfigs()) }},
 	}
 	var errs []error
 	for _, s := range steps {
+		if s.skip {
+			log.Warn("left as it is, for no folder is given", "what", s.what)
+			continue
+		}
 		if err := s.do(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
 			continue
 		}
-		log.Info("removed what was ours", "what", s.what)
+		log.Info("nothing of ours is there any more", "what", s.what)
+	}
+	return errors.Join(errs...)
+}
+
+// removeKubeletConfigs removes folders that stand where the kubelet would have a file:
+// `kubeadm join` would fail on one. Their parent goes too where it is empty then.
+func (t Traces) removeKubeletConfigs() error {
+	var errs []error
+	for _, path := range t.KubeletConfigs {
+		err := unix.Rmdir(path)
+		if err == nil {
+			err = unix.Rmdir(filepath.Dir(path))
+		}
+		switch {
+		case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EBUSY):
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", path, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -74,9 +100,6 @@ func alone(runDir string) (unlock func(), err error) {
 }
 
 func (t Traces) removeFastPath() error {
-	if t.BPFDir == "" {
-		return nil
-	}
 	return errors.Join(socket.Remove(t.BPFDir), bpf.Remove(t.BPFDir), bpf.RemoveQdiscs())
 }
 

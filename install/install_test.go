@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -143,7 +144,9 @@ func TestFindServer(t *testing.T) {
 		{name: "given wrong", given: "198.51.100.1", err: "want https://HOST:PORT"},
 		{name: "kubelet's", files: []string{none, bad, good}, url: "https://192.0.2.1:6443"},
 		{name: "Service", files: []string{none}, host: host, port: port, url: "https://" + host + ":" + port},
+		{name: "a folder for want of a file", files: []string{dir}, err: dir + ": the node has no such file"},
 		{name: "Service does not answer", files: []string{bad}, host: "127.0.0.1", port: "1", err: "does not answer"},
+		{name: "no file is given", err: "no kubeconfig of the kubelet is given"},
 		{name: "nothing", files: []string{none}, err: none},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -162,7 +165,11 @@ func TestCleanup(t *testing.T) {
 	nettest.New(t)
 	dir := t.TempDir()
 	r := runtime(t)
-	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json", BPFDir: filepath.Join(dir, "bpf")}
+	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json", BPFDir: filepath.Join(dir, "bpf"),
+		KubeletConfigs: []string{filepath.Join(dir, "kubernetes", "kubelet.conf"), filepath.Join(t.TempDir(), "kubelet.conf")}}
+	if err := os.WriteFile(c.KubeletConfigs[1], []byte(kubeconfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.Serve(); err != nil {
 		t.Fatal(err)
 	}
@@ -207,13 +214,18 @@ func TestCleanup(t *testing.T) {
 		t.Fatal(err)
 	}
 	nettest.Run(t, "nft", "add", "table", "ip", "theirs")
-	if err := os.MkdirAll(filepath.Join(c.RunDir, "x"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, made := range []string{filepath.Join(c.RunDir, "x"), c.KubeletConfigs[0]} {
+		if err := os.MkdirAll(made, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for range 2 {
 		if err := Cleanup(c, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if files := names(t, filepath.Dir(c.KubeletConfigs[1])); !slices.Equal(files, []string{"kubelet.conf"}) {
+		t.Errorf("the kubelet had kubelet.conf, and has %v", files)
 	}
 	if tables := nettest.Run(t, "nft", "list", "tables"); strings.TrimSpace(tables) != "table ip theirs" {
 		t.Error(tables)
@@ -249,5 +261,24 @@ func TestCleanup_agentRuns(t *testing.T) {
 	defer func() { _ = server }()
 	if err := Cleanup(c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "an agent is running") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestCleanup_toldFolders: what is left alone since no folder is given is not said to
+// be removed.
+func TestCleanup_toldFolders(t *testing.T) {
+	nettest.New(t)
+	dir := t.TempDir()
+	var log bytes.Buffer
+	r := runtime(t)
+	r.ConfDir = ""
+	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json"}
+	if err := Cleanup(c, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(log.String()) {
+		if left := strings.Contains(line, "CNI") || strings.Contains(line, "fast path"); left != strings.Contains(line, "left as it is") {
+			t.Error(line)
+		}
 	}
 }

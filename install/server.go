@@ -9,10 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// KubeletConfigs are the usual places of the kubelet's kubeconfig.
+// KubeletConfigs are the usual places of the kubelet's kubeconfig, for an agent that
+// sees the node's files. To an agent's pod the manifest gives the first alone.
 var KubeletConfigs = []string{
 	"/etc/kubernetes/kubelet.conf",
 	"/etc/kubernetes/kubeconfig",
@@ -47,6 +49,9 @@ func FindServer(given string, kubeletConfigs []string) (Server, error) {
 		}
 		tried = append(tried, err)
 	}
+	if len(tried) == 0 {
+		tried = append(tried, errors.New("no kubeconfig of the kubelet is given"))
+	}
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" {
 		return Server{}, fmt.Errorf("where is the API server? Set --api-server, or run in a pod: %w", errors.Join(tried...))
@@ -64,6 +69,9 @@ func FindServer(given string, kubeletConfigs []string) (Server, error) {
 // ServerOf gives the server of a kubeconfig's current context.
 func ServerOf(path string) (string, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, unix.EISDIR) { // the container runtime's, for want of a file to mount
+		return "", fmt.Errorf("%s: the node has no such file", path)
+	}
 	if err != nil {
 		return "", err
 	}

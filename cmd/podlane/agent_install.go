@@ -22,22 +22,22 @@ import (
 
 // installFlags are those of an agent that is installed on a node of a cluster.
 type installFlags struct {
-	server            string
-	kubeletConfigs    []string
-	binDir, confDir   string
-	socket, procSys   string
-	probes            string
-	masquerade        bool
-	policies, events  bool
-	exclude           string
-	cleanup, thenWait bool
+	server           string
+	kubeletConfigs   []string
+	binDir, confDir  string
+	socket, procSys  string
+	probes           string
+	masquerade       bool
+	policies, events bool
+	exclude          string
+	cleanup          bool
 }
 
 func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&i.server, "api-server", "", "the API server's real address, https://HOST:PORT; without it the kubelet's, then the Service if it answers")
-	fl.StringSliceVar(&i.kubeletConfigs, "kubelet-kubeconfig", install.KubeletConfigs, "where the kubelet's kubeconfig may be; nothing but its server is read")
+	fl.StringSliceVar(&i.kubeletConfigs, "kubelet-kubeconfig", install.KubeletConfigs, "where the kubelet's kubeconfig may be; nothing but its server is read; --cleanup removes an empty folder of that name")
 	fl.StringVar(&i.binDir, "cni-bin-dir", "/opt/cni/bin", "the container runtime's folder of CNI plugins")
-	fl.StringVar(&i.confDir, "cni-conf-dir", "", "the container runtime's folder of CNI configurations; \"\": the plugin is not installed")
+	fl.StringVar(&i.confDir, "cni-conf-dir", "", "the container runtime's folder of CNI configurations; \"\": the plugin is not installed; with --cleanup the default is "+usualConfDir)
 	fl.StringVar(&i.socket, "cni-socket", "", "the agent's socket as the container runtime sees it (default agent.sock in --run-dir)")
 	fl.StringVar(&i.procSys, "proc-sys", "", "where /proc/sys of the node can be written (default /proc/sys)")
 	fl.StringVar(&i.probes, "probe-bind-address", "", "address of /healthz and /readyz for the kubelet's probes; \"\" is none")
@@ -46,7 +46,6 @@ func (i *installFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVar(&i.policies, "warn-networkpolicies", false, "say in status and metrics which NetworkPolicies there are, since none is enforced")
 	fl.BoolVar(&i.events, "events", false, "write to the API what an operator must know: the node's condition NetworkUnavailable, Events on the node (also of what podlane doctor would find), on Services whose healthCheckNodePort cannot be opened, and with --warn-networkpolicies on each of those")
 	fl.BoolVar(&i.cleanup, "cleanup", false, "remove all that is Podlane's from this node, restore former sysctls, and exit")
-	fl.BoolVar(&i.thenWait, "then-wait", false, "with --cleanup: wait for a signal before the exit, as a DaemonSet wants it")
 }
 
 // egress reads what leaves the cluster with which address.
@@ -162,15 +161,24 @@ func (f agentFlags) runtime(log *slog.Logger) install.Runtime {
 	return install.Runtime{BinDir: f.install.binDir, ConfDir: f.install.confDir, Socket: socket, Log: log}
 }
 
-func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {
-	err := install.Cleanup(install.Traces{
-		Runtime: f.runtime(log), RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits, BPFDir: f.bpfDir,
-	}, log)
-	if err != nil {
-		return fmt.Errorf("cleanup: %w", err)
+// usualConfDir is where a container runtime has its CNI configurations, unless it is
+// told otherwise.
+const usualConfDir = "/etc/cni/net.d"
+
+// traces are the places that a cleanup looks at. An agent installs nothing without
+// --cni-conf-dir; a cleanup by hand is meant for what one with it has installed.
+func (f agentFlags) traces(cmd *cobra.Command, log *slog.Logger) install.Traces {
+	r := f.runtime(log)
+	if !cmd.Flags().Changed("cni-conf-dir") {
+		r.ConfDir = usualConfDir
 	}
-	if f.install.thenWait {
-		<-cmd.Context().Done()
+	return install.Traces{Runtime: r, RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits, BPFDir: f.bpfDir,
+		KubeletConfigs: f.install.kubeletConfigs}
+}
+
+func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {
+	if err := install.Cleanup(f.traces(cmd, log), log); err != nil {
+		return fmt.Errorf("cleanup: %w", err)
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ func (f *overlayFlags) config() (overlay.Config, error) {
 	if f.port == 0 || f.vni == 0 {
 		errs = append(errs, errors.New("--vxlan-port and --vxlan-vni: want numbers above 0"))
 	}
+	if f.cluster == "" {
+		errs = append(errs, errors.New("--cluster is empty: want the cluster's name, the same on all its nodes"))
+	}
 	c := overlay.Config{Mode: m, Cluster: f.cluster, Port: f.port, VNI: f.vni}
 	return c, errors.Join(append(errs, c.Valid())...)
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // exitError ends the program with a status of its own; its message, where it has
@@ -55,6 +57,25 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newAgent(), newCounters(), newDebug(), newDNS(), newDoctor(), newExplain(), newLabAndMore(), newObserve(), newPerf(), newPlan(), newStatus(), newTakeover(), newVersion())
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(newAgent(), newCounters(), newDebug(), newDNS(), newDoctor(), newExplain(), newLabAndMore(), newObserve(), newPerf(), newPlan(), newStatus(), newTakeover(), newVersion(), newWait())
 	return root
+}
+
+// flagError says what a flag wants, where Go would say which of its functions refused
+// the value.
+func flagError(_ *cobra.Command, err error) error {
+	var value *pflag.InvalidValueError
+	var number *strconv.NumError
+	if !errors.As(err, &value) || !errors.As(err, &number) {
+		return err
+	}
+	want := "a number"
+	switch {
+	case number.Func == "ParseBool":
+		want = "true or false"
+	case errors.Is(number, strconv.ErrRange):
+		want = "a number of type " + value.GetFlag().Value.Type()
+	}
+	return fmt.Errorf("--%s %q: want %s", value.GetFlag().Name, value.GetValue(), want)
 }

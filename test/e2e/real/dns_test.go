@@ -216,9 +216,10 @@ func testCoreDNS(t *testing.T) {
 	})
 }
 
-// testDNSAnew: the manifest, applied again, makes the Service where it is missing.
+// testDNSAnew: what makes the Service makes it again where it is missing, as PL-045 says.
 func testDNSAnew(t *testing.T) {
 	kubectl(t, "-n", "kube-system", "wait", "--for=delete", "service/kube-dns", "--timeout=60s")
+	kubectl(t, "-n", "kube-system", "rollout", "restart", "deployment/podlane-dns-service")
 	if err := cluster.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package real
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,8 +29,25 @@ func testNotReady(t *testing.T) {
 // before is what the nodes had before Podlane was installed.
 var before []string
 
-// testInstalls installs it as the manual says.
+// testInstalls installs it as the manual says, after somebody has done so with an image
+// that no node has: nothing of that may be in the way.
 func testInstalls(t *testing.T) {
+	text, err := os.ReadFile(cluster.Path(machines.Manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := cluster.Path("wrong-" + machines.Manifest)
+	if err := os.WriteFile(wrong, bytes.ReplaceAll(text, []byte(machines.PodlaneImage), []byte("podlane.test/podlane:none")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubectl(t, "apply", "-f", wrong)
+	eventually(t, "pods with the wrong image", func() error {
+		out, err := try("get", "pods", "-A", "-l", "app.kubernetes.io/name=podlane", "-o", "jsonpath={.items[*].spec.containers[*].image}")
+		if strings.Count(out, "podlane:none") < len(cluster.Nodes) {
+			return fmt.Errorf("%q: %w", out, err)
+		}
+		return nil
+	})
 	if err := cluster.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -153,10 +171,22 @@ func testUninstalls(t *testing.T) {
 	kubectl(t, "apply", "-f", cluster.Path(machines.UninstallManifest))
 	kubectl(t, "-n", "podlane-uninstall", "rollout", "status", "daemonset/podlane-cleanup", "--timeout=90s")
 	kubectl(t, "delete", "-f", cluster.Path(machines.UninstallManifest), "--timeout=90s")
+	forgetCondition(t)
 	for i, n := range cluster.Nodes {
 		if now := traces(t, n); now != before[i] {
 			t.Errorf("node %s had\n%s\nand has\n%s", n.Name, before[i], now)
 		}
+	}
+}
+
+// forgetCondition removes the nodes' condition as the manual says.
+func forgetCondition(t *testing.T) {
+	t.Helper()
+	for _, n := range cluster.Nodes {
+		kubectl(t, "patch", "node/"+n.Name, "--subresource=status", "-p", `{"status":{"conditions":[{"type":"NetworkUnavailable","$patch":"delete"}]}}`)
+	}
+	if out := kubectl(t, "get", "nodes", "-o", "jsonpath={.items[*].status.conditions[*].type}"); strings.Contains(out, "NetworkUnavailable") || !strings.Contains(out, "Ready") {
+		t.Errorf("conditions that are left: %s", out)
 	}
 }
 
