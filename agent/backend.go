@@ -179,6 +179,15 @@ func (b *backend) removeChains() error {
 	return nil
 }
 
+// backendRecord is the backend's record, in the state folder.
+const backendRecord = "proxy-backend"
+
+// RemoveChains removes what the iptables backend of an agent with that state folder left.
+func RemoveChains(stateDir, iptablesRoot string, log *slog.Logger) error {
+	b := backend{log: log, root: iptablesRoot, record: filepath.Join(stateDir, backendRecord), other: true}
+	return b.removeChains()
+}
+
 // remove removes the rules of both.
 func (s *services) remove() error {
 	s.backend.other = true

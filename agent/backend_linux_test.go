@@ -29,7 +29,7 @@ func TestBackend_change(t *testing.T) {
 	b.SetService(&cluster.Service{Key: cluster.Key{Namespace: "default", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
 		Ports: []cluster.ServicePort{{Protocol: cluster.TCP, Port: 80}}})
 	p := &plan.Plan{Table: proxy.CompileAll(b.Publish(), proxy.Config{Node: "n1"})}
-	log, record := slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "proxy-backend")
+	log, record := slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), backendRecord)
 	for i, use := range []Backend{NFTables, IPTables, IPTables, AutoBackend, NFTables, IPTables} {
 		s := &services{}
 		if err := s.open(log); err != nil {
@@ -46,6 +46,18 @@ func TestBackend_change(t *testing.T) {
 		if wantChains := use == IPTables; maps == wantChains || chains != wantChains || strings.Contains(rules, "probe") {
 			t.Fatalf("start %d with %s: maps %v, chains %v\n%s", i, use, maps, chains, rules)
 		}
+	}
+	if err := RemoveChains(t.TempDir(), "", log); err != nil { // of an agent that has made none
+		t.Fatal(err)
+	}
+	if rules := nettest.Run(t, "nft", "list", "ruleset"); !strings.Contains(rules, "PL-SERVICES") {
+		t.Fatalf("the chains are gone:\n%s", rules)
+	}
+	if err := RemoveChains(filepath.Dir(record), "", log); err != nil {
+		t.Fatal(err)
+	}
+	if rules := nettest.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "PL-") {
+		t.Errorf("a cleanup has left:\n%s", rules)
 	}
 	s := &services{}
 	if err := s.open(log); err != nil {

@@ -68,7 +68,7 @@ type operations struct {
 }
 
 func newOperations(c Config, log *slog.Logger) *operations {
-	o := &operations{Operations: c.Operations, node: c.Node, log: log, bpfDir: c.SocketLB.Dir, procSys: c.ProcSys, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, "proxy-backend"),
+	o := &operations{Operations: c.Operations, node: c.Node, log: log, bpfDir: c.SocketLB.Dir, procSys: c.ProcSys, limits: filepath.Join(c.StateDir, FlowLimits), record: filepath.Join(c.StateDir, backendRecord),
 		seen: &cluster.Snapshot{}, started: time.Now()}
 	health := &ports.Health{}
 	metrics := ports.NewMetrics(flowLevel, o.table.Load, o.countFlows)

@@ -166,6 +166,20 @@ func TestChart_fastPath(t *testing.T) {
 	}
 }
 
+// TestChart_iptables: the host's programs are run with the rights that they need, and
+// these are there with the value that asks for them alone.
+func TestChart_iptables(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		text := fmt.Sprint(render(t, func(v map[string]any) { v["iptables"] = on }))
+		for _, want := range []string{"--proxy-backend=iptables --iptables-root=/host/root", "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]",
+			"map[mountPath:/host/root name:root readOnly:true]", "map[hostPath:map[path:/ type:Directory] name:root]"} {
+			if strings.Contains(text, want) != on {
+				t.Errorf("iptables %v: %q there: %v", on, want, !on)
+			}
+		}
+	}
+}
+
 // leaves gives the paths of the values; a map in braces of one line is a value.
 func leaves(values map[string]any, prefix string) map[string]bool {
 	out := map[string]bool{}

@@ -21,9 +21,10 @@ import (
 type Traces struct {
 	Runtime
 	RunDir, StateDir string
-	ProcSys          string // "" for /proc/sys
-	BPFDir           string // of the fast path; "" for none
-	FlowLimits       string // name of the file of the flow table's former limits, in StateDir
+	ProcSys          string       // "" for /proc/sys
+	BPFDir           string       // of the fast path; "" for none
+	FlowLimits       string       // name of the file of the flow table's former limits, in StateDir
+	Chains           func() error // removes the rules of the iptables backend, where there are
 	// KubeletConfigs are where an agent's pod has the kubelet's kubeconfig mounted from:
 	// where a node has no such file, the container runtime has made a folder of that name.
 	KubeletConfigs []string
@@ -40,20 +41,20 @@ func Cleanup(t Traces, log *slog.Logger) error {
 	defer unlock()
 	steps := []struct {
 		what string
-		skip bool // it is not known where that is
+		skip bool // it is not said where that is
 		do   func() error
 	}{
 		{"CNI configuration and plugin", t.ConfDir == "", t.Runtime.Remove},
 		{"fast path", t.BPFDir == "", t.removeFastPath},
 		{"nftables tables", false, removeTables},
+		{"chains of iptables", t.Chains == nil, t.Chains},
 		{"links, addresses, routes, neighbours, sysctls", false, t.removeLinks},
 		{"limits of the flow table", false, func() error { return conntrack.Restore(filepath.Join(t.StateDir, t.FlowLimits)) }},
-		{"files", false, func() error { return errors.Join(empty(t.StateDir), empty(t.RunDir), t.removeKubeletConfigs()) }},
 	}
 	var errs []error
 	for _, s := range steps {
 		if s.skip {
-			log.Warn("left as it is, for no folder is given", "what", s.what)
+			log.Warn("left as it is, for it is not said where it is", "what", s.what)
 			continue
 		}
 		if err := s.do(); err != nil {
@@ -62,7 +63,14 @@ func Cleanup(t Traces, log *slog.Logger) error {
 		}
 		log.Info("nothing of ours is there any more", "what", s.what)
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 { // the next try needs what is in the files
+		return errors.Join(errs...)
+	}
+	if err := errors.Join(empty(t.StateDir), empty(t.RunDir), t.removeKubeletConfigs()); err != nil {
+		return fmt.Errorf("files: %w", err)
+	}
+	log.Info("nothing of ours is there any more", "what", "files")
+	return nil
 }
 
 // removeKubeletConfigs removes folders that stand where the kubelet would have a file:

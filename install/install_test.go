@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -219,6 +220,11 @@ func TestCleanup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c.Chains = func() error { return errors.New("no iptables") }
+	if err := Cleanup(c, slog.New(slog.DiscardHandler)); err == nil || len(names(t, c.StateDir)) == 0 {
+		t.Errorf("%v, and what another try needs is gone", err)
+	}
+	c.Chains = func() error { return nil }
 	for range 2 {
 		if err := Cleanup(c, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
@@ -277,7 +283,7 @@ func TestCleanup_toldFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(log.String()) {
-		if left := strings.Contains(line, "CNI") || strings.Contains(line, "fast path"); left != strings.Contains(line, "left as it is") {
+		if left := strings.Contains(line, "CNI") || strings.Contains(line, "fast path") || strings.Contains(line, "iptables"); left != strings.Contains(line, "left as it is") {
 			t.Error(line)
 		}
 	}

@@ -173,7 +173,7 @@ func (f agentFlags) traces(cmd *cobra.Command, log *slog.Logger) install.Traces 
 		r.ConfDir = usualConfDir
 	}
 	return install.Traces{Runtime: r, RunDir: f.runDir, StateDir: f.stateDir, ProcSys: f.install.procSys, FlowLimits: agent.FlowLimits, BPFDir: f.bpfDir,
-		KubeletConfigs: f.install.kubeletConfigs}
+		KubeletConfigs: f.install.kubeletConfigs, Chains: func() error { return agent.RemoveChains(f.stateDir, f.iptablesRoot, log) }}
 }
 
 func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {

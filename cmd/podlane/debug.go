@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/podlane/podlane/agent"
 	"github.com/podlane/podlane/cni/shim"
@@ -58,25 +59,31 @@ func newDebugBundle() *cobra.Command {
 		Long: `Write to a .tar.gz what one needs to understand a node's network from afar: the agent's status, links, routes, neighbours, tables, the record of pods,
 the kernel's counters and settings of the network, and the CNI folders. No tokens, keys, kubeconfigs, environments or contents of packets are
 read. Names of pods and addresses are in it. What cannot be read is in it as an error.`,
-		Example: "  podlane debug bundle -o node1.tar.gz\n  kubectl -n podlane exec daemonset/podlane-agent -- /podlane debug bundle -o - > node1.tar.gz",
+		Example: "  podlane debug bundle -o node1.tar.gz\n  kubectl podlane debug bundle --node node1 -o node1.tar.gz\n  kubectl -n podlane exec daemonset/podlane-agent -- /podlane debug bundle -o - > node1.tar.gz",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "-" {
 				return b.write(cmd.OutOrStdout())
 			}
 			f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			if errors.Is(err, unix.EROFS) {
+				return fmt.Errorf("%w: in the agent's pod only -o - can be written to", err)
+			}
 			if err != nil {
 				return err
 			}
 			return errors.Join(b.write(f), f.Close())
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "podlane-bundle.tar.gz", "the file, which must not exist; - for stdout")
+	cmd.Flags().StringVarP(&out, "output", "o", bundleName, "the file, which must not exist; - for stdout")
 	cmd.Flags().StringVar(&b.runDir, "run-dir", "/run/podlane", "folder of the agent's socket")
 	cmd.Flags().StringVar(&b.stateDir, "state-dir", "/var/lib/podlane", "folder of the allocation record")
 	cmd.Flags().StringSliceVar(&b.cniDirs, "cni-dirs", []string{"/etc/cni/net.d", "/opt/cni/bin", "/host/etc/cni/net.d", "/host/opt/cni/bin"}, "folders whose files are listed")
 	return cmd
 }
+
+// bundleName is the file that a bundle is written to.
+const bundleName = "podlane-bundle.tar.gz"
 
 // bundle is what goes into one file.
 type bundle struct {

@@ -137,6 +137,28 @@ func testSeen(t *testing.T) {
 	}
 }
 
+// testPlugin: as kubectl's plugin, a node's bundle comes into a file of the user's.
+func testPlugin(t *testing.T) {
+	plugin, file := cluster.Path("kubectl-podlane"), filepath.Join(t.TempDir(), "n1.tar.gz")
+	if err := os.Symlink("podlane", plugin); err != nil {
+		t.Fatal(err)
+	}
+	context := kubectl(t, "config", "current-context")
+	run := func(args ...string) (string, error) {
+		env := []string{"PATH=" + cluster.Bin + ":" + os.Getenv("PATH"), "KUBECONFIG=" + cluster.Kubeconfig(), plugin}
+		return cluster.Outside("env", append(env, args...)...)
+	}
+	if out, err := run("debug", "bundle", "--context", context, "--node", cluster.Nodes[0].Name, "-o", file); err != nil {
+		t.Fatal(out, err)
+	}
+	if out, err := cluster.Outside("tar", "-xzOf", file, "podlane/status.json"); err != nil || !strings.Contains(out, cluster.Nodes[0].Name) {
+		t.Error(out, err)
+	}
+	if out, err := run("status", "--context", "none"); err == nil {
+		t.Errorf("with a context that is not there: %s", out)
+	}
+}
+
 // testPolicies: a NetworkPolicy is not enforced, and that is said.
 func testPolicies(t *testing.T) {
 	apply(t, `apiVersion: networking.k8s.io/v1

@@ -71,6 +71,7 @@ func TestPodlane(t *testing.T) {
 		{"rights", testRights},
 		{"status", testStatus},
 		{"seen", testSeen},
+		{"plugin", testPlugin},
 		{"workloads", testWorkloads},
 		{"fast path", testFastPath},
 		{"egress", testEgress},
