@@ -20,11 +20,12 @@ func Merge(held, change *file.Objects) *file.Objects {
 	out.EndpointSlices = append(out.EndpointSlices, change.EndpointSlices...)
 	out.Deployments = append(out.Deployments, change.Deployments...)
 	out.ReplicationControllers = append(out.ReplicationControllers, change.ReplicationControllers...)
+	before := byKey(held.Services)
 	for _, s := range change.Services {
-		i := slices.IndexFunc(held.Services, func(h *corev1.Service) bool { return objectKey(h) == objectKey(s) })
-		if i >= 0 && s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 && held.Services[i].Spec.ClusterIP != corev1.ClusterIPNone {
+		was, is := before[objectKey(s)]
+		if is && s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 && was.Spec.ClusterIP != corev1.ClusterIPNone {
 			s = s.DeepCopy()
-			s.Spec.ClusterIP, s.Spec.ClusterIPs = held.Services[i].Spec.ClusterIP, held.Services[i].Spec.ClusterIPs
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = was.Spec.ClusterIP, was.Spec.ClusterIPs
 		}
 		out.Services = append(out.Services, s)
 	}
@@ -42,9 +43,19 @@ func Without(held, gone *file.Objects) *file.Objects {
 }
 
 func without[T metav1.Object](from, gone []T) []T {
+	keys := byKey(gone)
 	return slices.DeleteFunc(slices.Clone(from), func(o T) bool {
-		return slices.ContainsFunc(gone, func(g T) bool { return objectKey(g) == objectKey(o) })
+		_, is := keys[objectKey(o)]
+		return is
 	})
+}
+
+func byKey[T metav1.Object](objects []T) map[cluster.Key]T {
+	all := make(map[cluster.Key]T, len(objects))
+	for _, o := range objects {
+		all[objectKey(o)] = o
+	}
+	return all
 }
 
 func objectKey(o metav1.Object) cluster.Key {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cluster/convert"
+	"github.com/podlane/podlane/cluster/file"
 )
 
 // status gives the lab's state, everything in order.
@@ -23,9 +24,7 @@ func (h *holder) status() *Status {
 		for _, p := range h.expanded.Pods {
 			st.Pods = append(st.Pods, h.podStatus(p))
 		}
-		for _, s := range h.expanded.Services {
-			st.Services = append(st.Services, h.serviceStatus(convert.Service(s)))
-		}
+		st.Services = serviceStatuses(h.expanded)
 		st.Problems = texts(h.problems)
 	})
 	return st
@@ -95,24 +94,34 @@ func (h *holder) whyNoPod(want *corev1.Pod) string {
 	return "starting"
 }
 
-func (h *holder) serviceStatus(s *cluster.Service) ServiceStatus {
-	st := ServiceStatus{Namespace: s.Namespace, Name: s.Name, Type: string(s.Type), ClusterIPs: texts(s.ClusterIPs), Ports: []string{}}
-	for _, p := range s.Ports {
-		st.Ports = append(st.Ports, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+// serviceStatuses goes through the slices once, since there may be ten thousand Services.
+func serviceStatuses(o *file.Objects) []ServiceStatus {
+	statuses, of := []ServiceStatus{}, map[cluster.Key]int{}
+	for i, object := range o.Services {
+		s := convert.Service(object)
+		st := ServiceStatus{Namespace: s.Namespace, Name: s.Name, Type: string(s.Type), ClusterIPs: texts(s.ClusterIPs), Ports: []string{}}
+		for _, p := range s.Ports {
+			st.Ports = append(st.Ports, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+		}
+		statuses, of[s.Key] = append(statuses, st), i
 	}
-	for _, e := range h.expanded.EndpointSlices {
+	for _, e := range o.EndpointSlices {
 		slice := convert.EndpointSlice(e)
-		if slice == nil || slice.Namespace != s.Namespace || slice.Service != s.Name {
+		if slice == nil {
+			continue
+		}
+		i, is := of[cluster.Key{Namespace: slice.Namespace, Name: slice.Service}]
+		if !is {
 			continue
 		}
 		for _, ep := range slice.Endpoints {
-			st.Endpoints++
+			statuses[i].Endpoints++
 			if ep.Ready {
-				st.Ready++
+				statuses[i].Ready++
 			}
 		}
 	}
-	return st
+	return statuses
 }
 
 // up says whether the pod has its namespaces and network.
