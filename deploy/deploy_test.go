@@ -49,8 +49,13 @@ func read(t *testing.T, path string) []byte {
 	return text
 }
 
-// render gives the chart's objects, with changed values.
+// render gives the chart's objects, with changed values, but for its hooks.
 func render(t *testing.T, change func(values map[string]any)) []any {
+	t.Helper()
+	return renderFile(t, "podlane.yaml", change)
+}
+
+func renderFile(t *testing.T, file string, change func(values map[string]any)) []any {
 	t.Helper()
 	var values, chart map[string]any
 	if err := yaml.Unmarshal(read(t, "helm/podlane/values.yaml"), &values); err != nil {
@@ -60,7 +65,7 @@ func render(t *testing.T, change func(values map[string]any)) []any {
 		t.Fatal(err)
 	}
 	change(values)
-	tm, err := template.New("").Option("missingkey=error").Funcs(functions).Parse(string(read(t, "helm/podlane/templates/podlane.yaml")))
+	tm, err := template.New("").Option("missingkey=error").Funcs(functions).Parse(string(read(t, "helm/podlane/templates/"+file)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +113,12 @@ func TestChart_values(t *testing.T) {
 		if path == "fastPathSysAdmin" { // a part of fastPath
 			whole = render(t, func(v map[string]any) { v["fastPath"] = true })
 			changed = render(t, func(v map[string]any) { v["fastPath"], v[path] = true, true })
+		}
+		if path == "cleanup" {
+			whole, changed = renderFile(t, "uninstall.yaml", func(map[string]any) {}), renderFile(t, "uninstall.yaml", func(v map[string]any) { v[path] = false })
+			if len(changed) > 0 {
+				t.Errorf("without the cleanup there are hooks: %v", changed)
+			}
 		}
 		if path == "dns.enabled" {
 			changed = render(t, func(v map[string]any) { set(v, strings.Split(path, "."), false) })
@@ -285,5 +296,43 @@ func TestChart_noKubeletConfig(t *testing.T) {
 	text := fmt.Sprint(render(t, func(v map[string]any) { v["kubeletKubeconfig"] = "" }))
 	if strings.Contains(text, "kubelet-config") || !strings.Contains(text, "--kubelet-kubeconfig= ") {
 		t.Error(text)
+	}
+}
+
+// TestChart_uninstall: Helm's hooks take off what the uninstall manifest takes off, with
+// what the values say of folders and rights; what waits for that may read one object.
+func TestChart_uninstall(t *testing.T) {
+	hooks := renderFile(t, "uninstall.yaml", func(map[string]any) {})
+	var cleanup []any
+	kinds := ""
+	for _, o := range hooks {
+		m := o.(map[string]any)
+		meta := m["metadata"].(map[string]any)
+		notes, _ := meta["annotations"].(map[string]any)
+		if notes["helm.sh/hook"] != "post-delete" || notes["helm.sh/hook-delete-policy"] != "before-hook-creation,hook-succeeded" {
+			t.Errorf("%v %v is no hook: %v", m["kind"], meta["name"], notes)
+		}
+		kinds += fmt.Sprint(m["kind"], " ", notes["helm.sh/hook-weight"], " ")
+		if delete(meta, "annotations"); m["kind"] == "Namespace" || m["kind"] == "DaemonSet" {
+			cleanup = append(cleanup, o)
+		}
+		if m["kind"] == "Role" && fmt.Sprint(m["rules"]) != "[map[apiGroups:[apps] resourceNames:[podlane-cleanup] resources:[daemonsets] verbs:[get]]]" {
+			t.Errorf("rights: %v", m["rules"])
+		}
+	}
+	if diff := cmp.Diff(objects(t, string(read(t, "podlane-uninstall.yaml"))), cleanup); diff != "" {
+		t.Errorf("manifest -, chart +:\n%s", diff)
+	}
+	if want := "Namespace -3 ServiceAccount -2 Role -2 RoleBinding -2 DaemonSet -1 Job 0 "; kinds != want {
+		t.Errorf("hooks %s, want %s", kinds, want)
+	}
+	text := fmt.Sprint(renderFile(t, "uninstall.yaml", func(v map[string]any) {
+		v["iptables"], v["kubeletKubeconfig"] = true, "/var/lib/rancher/kubeconfig"
+		set(v, []string{"cni", "confDir"}, "/var/lib/net.d")
+	}))
+	for want, n := range map[string]int{"--iptables-root=/host/root": 1, "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]": 1, "--kubelet-kubeconfig=/host/var/lib/rancher/kubeconfig": 2, "path:/var/lib/net.d": 1, "path:/ type:Directory": 1} {
+		if strings.Count(text, want) != n {
+			t.Errorf("%q is there %d times, want %d", want, strings.Count(text, want), n)
+		}
 	}
 }

@@ -30,6 +30,15 @@ func NewAPI(kubeconfig string) (*API, error) {
 	return &API{cs[corev1.SchemeGroupVersion]}, nil
 }
 
+// API is of the cluster that the options lead to.
+func (o Options) API() (*API, error) {
+	core, err := o.core()
+	if err != nil {
+		return nil, err
+	}
+	return &API{core}, nil
+}
+
 // Get reads an object into into, and says whether there is one.
 func (a *API) Get(ctx context.Context, path string, into any, query ...string) (bool, error) {
 	r := a.client.Get().AbsPath(path).SetHeader("Accept", "application/json")
