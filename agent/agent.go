@@ -160,6 +160,7 @@ func newAgent(c Config, source Source) *Agent {
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts, a.sockets.counts)
 	a.fast.count, a.sockets.count = a.operations.ports.Metrics.PartFailed, a.operations.ports.Metrics.PartFailed
+	a.hostPorts.flows = a.operations.flows
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
 	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
 	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)

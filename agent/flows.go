@@ -32,6 +32,8 @@ type flows struct {
 	sent    brought                     // the last of these, of the loop
 	coming  atomic.Pointer[proxy.Table] // what it may have any moment
 
+	ports portFlows
+
 	found atomic.Pointer[[]apply.Count] // what a former agent left, until it was looked at
 	built newest.Chan[built]            // rules that were made where there may have been none
 
@@ -59,7 +61,8 @@ const (
 )
 
 func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
-	return &flows{log: log, metrics: m, applied: make(newest.Chan[brought], 1), built: make(newest.Chan[built], 1), index: stale.New()}
+	return &flows{log: log, metrics: m, applied: make(newest.Chan[brought], 1), built: make(newest.Chan[built], 1), index: stale.New(),
+		ports: portFlows{applied: make(newest.Chan[int], 1)}}
 }
 
 // run looks at the flows after each change that may have made some stale.
@@ -77,8 +80,10 @@ func (f *flows) run(ctx context.Context) error {
 		case anew := <-f.built:
 			f.bare, f.due = &anew, [2]bool{true, true}
 			err = errors.Join(f.look(b), f.lookBare())
+		case f.ports.change = <-f.ports.applied:
+			err = f.lookPorts()
 		case <-late.C:
-			err = errors.Join(f.look(b), f.lookBare())
+			err = errors.Join(f.look(b), f.lookBare(), f.lookPorts())
 		}
 		if err != nil {
 			late.Reset(flowsLate)
@@ -235,7 +240,10 @@ func (f *flows) reconcile(b brought) error {
 // reconcileFamily looks at the flows of one family.
 func (f *flows) reconcileFamily(conn *conntrack.Conn, t *proxy.Table, v6 bool, own func(netip.Addr) bool) error {
 	start := time.Now()
-	found, err := f.find(conn, v6, own)
+	found, err := find(conn, v6, func(flow conntrack.Flow) bool {
+		_, is := f.index.Stale(flow.Orig.Dst, flow.Reply.Src, own)
+		return is
+	})
 	if now := f.coming.Load(); now != nil && now != t && f.index.Update(now) {
 		f.due = [2]bool{true, true} // for what is not in the kernel yet
 	}
@@ -247,14 +255,14 @@ func (f *flows) reconcileFamily(conn *conntrack.Conn, t *proxy.Table, v6 bool, o
 	return errors.Join(err, failed)
 }
 
-// find lists the flows that are stale by the Table that the kernel has.
-func (f *flows) find(conn *conntrack.Conn, v6 bool, own func(netip.Addr) bool) ([]conntrack.Flow, error) {
+// find lists the flows that are stale by what the kernel has.
+func find(conn *conntrack.Conn, v6 bool, stale func(conntrack.Flow) bool) ([]conntrack.Flow, error) {
 	var found []conntrack.Flow
 	var err error
 	for range flowTries {
 		found = found[:0]
 		err = conn.Each(uint8(cluster.UDP), v6, func(flow conntrack.Flow) {
-			if _, is := f.index.Stale(flow.Orig.Dst, flow.Reply.Src, own); is {
+			if stale(flow) {
 				found = append(found, flow)
 			}
 		})

@@ -13,6 +13,8 @@ import (
 // hostPorts keeps the table of the node's ports that lead to its pods.
 type hostPorts struct {
 	applied map[nft.Family][]hostport.Port // what the kernel has; nil after a doubt
+	flows   *flows                         // told of what leads where
+	begun   bool                           // what a former agent left is known
 }
 
 // doubt says that the kernel may have others.
@@ -31,22 +33,51 @@ func (h *hostPorts) apply(conn *nft.Conn, pods []cni.Allocation) error {
 	for _, a := range pods {
 		all = append(all, a.HostPorts()...)
 	}
+	want := map[nft.Family][]hostport.Port{nft.IPv4: hostport.Ports(all, nft.IPv4), nft.IPv6: hostport.Ports(all, nft.IPv6)}
 	if h.applied == nil {
 		h.applied = map[nft.Family][]hostport.Port{}
 	}
+	if h.has(nft.IPv4, want) && h.has(nft.IPv6, want) {
+		return nil
+	}
+	if !h.begun {
+		h.flows.ports.update(former(conn))
+		h.begun = true
+	}
+	change := h.flows.ports.update(slices.Concat(want[nft.IPv4], want[nft.IPv6]))
 	var errs []error
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
-		if err := h.applyFamily(conn, f, hostport.Ports(all, f)); err != nil {
+		if h.has(f, want) {
+			continue
+		}
+		if err := h.applyFamily(conn, f, want[f]); err != nil {
 			errs = append(errs, fmt.Errorf("hostPorts, %s: %w", f, err))
 		}
+	}
+	if len(errs) < len(want) {
+		h.flows.ports.applied.Send(change)
 	}
 	return errors.Join(errs...)
 }
 
-func (h *hostPorts) applyFamily(conn *nft.Conn, f nft.Family, ports []hostport.Port) error {
-	if had, known := h.applied[f]; known && slices.Equal(had, ports) {
-		return nil
+// has says that the kernel has what is wanted of a family.
+func (h *hostPorts) has(f nft.Family, want map[nft.Family][]hostport.Port) bool {
+	had, known := h.applied[f]
+	return known && slices.Equal(had, want[f])
+}
+
+// former gives the ports that an agent before this one has left in the kernel.
+func former(conn *nft.Conn) (ports []hostport.Port) {
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		onAll, onOne := hostport.Maps(f)
+		all, _ := conn.Elements(onAll) // where there is no table, or another, nothing is known of it
+		one, _ := conn.Elements(onOne)
+		ports = append(ports, hostport.FromElements(f, all, one)...)
 	}
+	return ports
+}
+
+func (h *hostPorts) applyFamily(conn *nft.Conn, f nft.Family, ports []hostport.Port) error {
 	delete(h.applied, f)
 	tx := hostport.Tx(f, ports)
 	if len(ports) == 0 {

@@ -38,6 +38,16 @@ func Ports(all []Port, f nft.Family) []Port {
 	return slices.CompactFunc(out, func(a, b Port) bool { return a.Protocol == b.Protocol && a.Host == b.Host })
 }
 
+// Maps are those of a family's table, of ports of all of the node's addresses and of one.
+func Maps(f nft.Family) (onAll, onOne nft.Set) {
+	t := nft.Table{Family: f, Name: Name}
+	addr := nft.AddrType(f)
+	to := []nft.Type{addr, nft.InetService}
+	onAll = nft.Set{Table: t, Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: to}
+	onOne = nft.Set{Table: t, Name: "addresses", Key: []nft.Type{addr, nft.InetProto, nft.InetService}, Data: to}
+	return onAll, onOne
+}
+
 // Tx brings the ports of a family into force, whatever the table has: its chains
 // and maps are emptied and filled in one transaction, and the base chains are never
 // gone.
@@ -48,11 +58,8 @@ func Ports(all []Port, f nft.Family) []Port {
 // The node's loopback addresses are left out: packets from them cannot leave for a
 // pod.
 func Tx(f nft.Family, ports []Port) *nft.Tx {
-	t := nft.Table{Family: f, Name: Name}
-	addr := nft.AddrType(f)
-	to := []nft.Type{addr, nft.InetService}
-	onAll := nft.Set{Table: t, Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: to}
-	onOne := nft.Set{Table: t, Name: "addresses", Key: []nft.Type{addr, nft.InetProto, nft.InetService}, Data: to}
+	onAll, onOne := Maps(f)
+	t, addr := onAll.Table, nft.AddrType(f)
 	itself := nft.Set{Table: t, Name: "itself", Key: []nft.Type{addr, addr}}
 	tx := &nft.Tx{}
 	tx.AddTable(t)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,66 @@ func TestPorts(t *testing.T) {
 	}
 	if got := Ports([]Port{u, b, six, a}, nft.IPv6); len(got) != 1 || got[0] != six {
 		t.Error(got)
+	}
+}
+
+func TestFlows(t *testing.T) {
+	at := netip.MustParseAddrPort
+	a, b := port(cluster.UDP, ":53", "10.0.0.2:5353"), port(cluster.UDP, ":53", "10.0.0.3:5353")
+	one, tcp := port(cluster.UDP, "192.0.2.1:53", "10.0.0.4:53"), port(cluster.TCP, ":54", "10.0.0.2:53")
+	x := &Flows{}
+	check := func(when, dst, answer string, want bool) {
+		t.Helper()
+		if got := x.Stale(at(dst), at(answer)); got != want {
+			t.Errorf("%s: %s answered by %s: %v", when, dst, answer, got)
+		}
+	}
+	check("nothing", "192.0.2.1:53", "192.0.2.1:53", false)
+	x.Update([]Port{a, one, tcp})
+	check("good", "192.0.2.9:53", "10.0.0.2:5353", false)
+	check("untranslated", "192.0.2.9:53", "192.0.2.9:53", true)
+	check("of one address", "192.0.2.1:53", "10.0.0.4:53", false)
+	check("of one address, by the others' pod", "192.0.2.1:53", "10.0.0.2:5353", true)
+	check("TCP", "192.0.2.1:54", "192.0.2.1:54", false)
+	check("the other family", "[2001:db8::1]:53", "[2001:db8::1]:53", false)
+	x.Update([]Port{b})
+	check("replaced", "192.0.2.9:53", "10.0.0.2:5353", true)
+	x.Update(nil)
+	was := x.Change()
+	x.Update(nil)
+	check("gone", "192.0.2.9:53", "10.0.0.3:5353", true)
+	check("gone, of one address", "192.0.2.1:53", "10.0.0.4:53", true)
+	check("gone, and never translated", "192.0.2.9:53", "192.0.2.9:53", false)
+	x.Settled(was)
+	check("a later change is not looked at yet", "192.0.2.9:53", "10.0.0.3:5353", true)
+	x.Settled(x.Change())
+	check("looked at", "192.0.2.9:53", "10.0.0.3:5353", false)
+	if x.Any() {
+		t.Error("there is nothing to forget")
+	}
+}
+
+// TestFromElements reads back from the kernel what was written.
+func TestFromElements(t *testing.T) {
+	nettest.New(t)
+	conn, err := nft.Dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for f, want := range map[nft.Family][]Port{
+		nft.IPv4: {port(cluster.UDP, ":53", "10.0.0.2:5353"), port(cluster.TCP, "192.0.2.1:80", "10.0.0.3:8080")},
+		nft.IPv6: {port(cluster.UDP, ":53", "[fd00::2]:5353"), port(cluster.TCP, "[2001:db8::1]:80", "[fd00::3]:8080")},
+	} {
+		if err := conn.Commit(Tx(f, want)); err != nil {
+			t.Fatal(err)
+		}
+		onAll, onOne := Maps(f)
+		all, err1 := conn.Elements(onAll)
+		one, err2 := conn.Elements(onOne)
+		if got := FromElements(f, all, one); err1 != nil || err2 != nil || !slices.Equal(got, want) {
+			t.Errorf("%v %v %v, want %v", got, err1, err2, want)
+		}
 	}
 }
 

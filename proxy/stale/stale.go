@@ -148,6 +148,11 @@ func (x *Index) Stale(dst, answer netip.AddrPort, own func(netip.Addr) bool) (cl
 	return k, answer != dst
 }
 
+// Has says that a Service answers at an own address of the node and port.
+func (x *Index) Has(dst netip.AddrPort) bool {
+	return len(x.fronts[dst]) > 0 || len(x.nodes[dst.Port()]) > 0 && x.nodePorts(dst.Addr())
+}
+
 // nodePorts says whether NodePorts answer at an own address of the node.
 func (x *Index) nodePorts(a netip.Addr) bool {
 	return !a.IsLoopback() && slices.ContainsFunc(x.table.NodePorts, func(p netip.Prefix) bool { return p.Contains(a) })
