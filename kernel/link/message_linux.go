@@ -88,6 +88,7 @@ func (m *message) vxlan(s VXLANSpec, device int) {
 func newVeth(name string, l Link, peer string, peerMAC MAC, netns int) []byte {
 	m := linkHeader(0, true)
 	m.common(name, l)
+	m.oneQueue()
 	m.nest(unix.IFLA_LINKINFO, func() {
 		m.text(unix.IFLA_INFO_KIND, string(Veth))
 		m.nest(unix.IFLA_INFO_DATA, func() {
@@ -96,11 +97,20 @@ func newVeth(name string, l Link, peer string, peerMAC MAC, netns int) []byte {
 				m.text(unix.IFLA_IFNAME, peer)
 				m.u32(unix.IFLA_MTU, uint32(l.MTU))
 				m.mac(unix.IFLA_ADDRESS, peerMAC)
+				m.oneQueue()
 				m.u32(unix.IFLA_NET_NS_FD, uint32(netns))
 			})
 		})
 	})
 	return m.b
+}
+
+// oneQueue asks for the one queue each way that a veth works with in any case. Unasked, the
+// kernel makes one for each CPU and takes all but the first away again before it answers, for
+// which it waits for all CPUs, at each end.
+func (m *message) oneQueue() {
+	m.u32(unix.IFLA_NUM_TX_QUEUES, 1)
+	m.u32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
 // setLink changes what differs; MTU 0 and the zero MAC leave theirs.

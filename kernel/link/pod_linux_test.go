@@ -132,6 +132,22 @@ func TestAddPod(t *testing.T) {
 	reach(t, h, NewState())
 }
 
+// TestAddPod_oneQueue: on a machine with several CPUs the kernel makes more unasked, which
+// takes it as long as all else of a pair.
+func TestAddPod_oneQueue(t *testing.T) {
+	h := node(t)
+	pod, _ := addPod(t, h)
+	const want = "numtxqueues 1 numrxqueues 1 "
+	if out := nettest.Run(t, "ip", "-d", "link", "show", "pl1"); !strings.Contains(out, want) {
+		t.Errorf("no %q in %s", want, out)
+	}
+	nettest.Do(t, pod, func() {
+		if out := nettest.Run(t, "ip", "-d", "link", "show", "eth0"); !strings.Contains(out, want) {
+			t.Errorf("no %q in the pod's %s", want, out)
+		}
+	})
+}
+
 // TestAddPod_netAdminAlone does the wiring with CAP_NET_ADMIN and no other
 // capability: the agent has no more.
 func TestAddPod_netAdminAlone(t *testing.T) {
