@@ -72,6 +72,7 @@ func benchADD(b *testing.B, nodes int) {
 		}
 		request("DEL", r)
 		settle()
+		a.pods.Prepare()
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(sum.Microseconds())/1e3/float64(b.N), "add-ms/op")

@@ -248,6 +248,7 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server) error {
 		case <-relink.C:
 			a.links.doubt()
 			a.collect()
+			a.pods.Prepare()
 			a.operations.tick(ctx, &a.services)
 			a.probing.tick(time.Now())
 		case <-audit.C:

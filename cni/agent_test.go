@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -55,6 +56,7 @@ type loop struct {
 	// received and handled are called by run around each batch.
 	received func()
 	handled  func()
+	relink   chan struct{} // see rest
 }
 
 // open makes an agent in the calling thread's namespace. As at a real start it
@@ -69,7 +71,7 @@ func open(dir string, cidrs []netip.Prefix) (*loop, []error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l := &loop{plugin: plugin, handle: handle, before: func() {}, after: func() {}, received: func() {}, handled: func() {}}
+	l := &loop{plugin: plugin, handle: handle, before: func() {}, after: func() {}, received: func() {}, handled: func() {}, relink: make(chan struct{})}
 	if cidrs != nil {
 		plugin.SetNetwork(Network{PodCIDRs: cidrs, MTU: 1450})
 	}
@@ -125,12 +127,21 @@ func (l *loop) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.relink:
+			l.plugin.Prepare()
+			l.relink <- struct{}{}
 		case r := <-l.server.Requests():
 			l.received()
 			l.plugin.Handle(l.server.Batch(r), l.apply)
 			l.handled()
 		}
 	}
+}
+
+// rest has the loop do what it does where no pod waits, and waits for it.
+func (l *loop) rest() {
+	l.relink <- struct{}{}
+	<-l.relink
 }
 
 // node is a node of a test: its namespace is that of the test's thread.
@@ -321,7 +332,7 @@ func (n *node) podLinks() []string {
 	return names
 }
 
-// records gives the files of the record, without the cursors.
+// records gives the files of the record, without the cursors and the spare files.
 func (n *node) records() []string {
 	n.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(n.dir, "allocations", "v1"))
@@ -330,7 +341,7 @@ func (n *node) records() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != cursorFile {
+		if e.Name() != cursorFile && !strings.HasPrefix(e.Name(), temporary) {
 			names = append(names, e.Name())
 		}
 	}

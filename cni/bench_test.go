@@ -35,6 +35,7 @@ func BenchmarkADD(b *testing.B) {
 		add := inLoop
 		n.exec(b, "DEL", p)
 		inLoop = add
+		n.rest()
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(cpu.Microseconds())/1e3/float64(b.N), "shim-cpu-ms/op")
@@ -96,6 +97,7 @@ func BenchmarkADD50(b *testing.B) {
 		agent += inLoop
 		b.StopTimer()
 		n.together(b, "DEL", pods)
+		n.rest()
 		b.StartTimer()
 	}
 	slices.Sort(took)

@@ -97,6 +97,10 @@ func (p *Plugin) SetNetwork(n Network) {
 // Problem is why the node can serve no new pods; "" where it can.
 func (p *Plugin) Problem() string { return p.network.Problem }
 
+// Prepare makes ready what the next ADDs need. It is for moments when no pod waits; an
+// ADD takes longer without, and does not fail.
+func (p *Plugin) Prepare() { p.record.Prepare() }
+
 // Allocations gives the pods that the node should carry, sorted by their keys:
 // the input of Compile beside the Snapshot.
 func (p *Plugin) Allocations() []Allocation {

@@ -25,7 +25,12 @@ func writeFile(path string, text []byte, mode os.FileMode, durable bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	return finish(f, path, text, mode, durable)
+}
+
+// finish writes an empty file of a temporary name and gives it its own.
+func finish(f *os.File, path string, text []byte, mode os.FileMode, durable bool) error {
+	_, err := f.Write(text)
 	err = errors.Join(err, f.Chmod(mode))
 	if durable && err == nil {
 		err = f.Sync()
@@ -45,12 +50,20 @@ type cursors struct {
 	Last    map[netip.Prefix]netip.Addr `json:"last"`
 }
 
+// saveCursors writes in place. A file that takes another's name has to go to the disk at
+// once (ext4's auto_da_alloc), which costs more than all else of a pod's record; and a hint
+// may be lost by a crash.
 func (r *Record) saveCursors(last map[netip.Prefix]netip.Addr) error {
 	text, err := json.Marshal(cursors{recordVersion, last})
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.dir, cursorFile), append(text, '\n'), 0o600, false)
+	f, err := os.OpenFile(filepath.Join(r.dir, cursorFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := f.Write(append(text, '\n'))
+	return errors.Join(err, f.Truncate(int64(n)), f.Close())
 }
 
 // loadCursors gives nothing where the file is missing or broken: it is a hint.

@@ -45,6 +45,15 @@ func (l *loop) runUntil(step string) {
 	}
 	calls := []*call{parse(request)}
 	switch point {
+	case "unnamed": // half of the record is written, and has not its name
+		f, err := l.plugin.record.spares.take()
+		if err == nil {
+			_, err = f.WriteString(`{"version": 1, "network": "podl`)
+		}
+		if err != nil {
+			panic(err)
+		}
+		die()
 	case "before-apply":
 		l.before = die
 	case "after-apply":
@@ -93,7 +102,7 @@ func killed(t *testing.T, cmd *exec.Cmd) {
 // TestKill_add kills the agent after each step of an ADD. The runtime then either
 // repeats ADD, or gives up: DEL while the agent is away, and the sandbox goes.
 func TestKill_add(t *testing.T) {
-	for _, step := range []string{"planned", "before-apply", "after-apply", "answered"} {
+	for _, step := range []string{"unnamed", "planned", "before-apply", "after-apply", "answered"} {
 		for _, repeat := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s,repeat=%v", step, repeat), func(t *testing.T) {
 				n := newNode(t, []netip.Prefix{netip.MustParsePrefix("10.1.2.0/24")})
@@ -104,8 +113,8 @@ func TestKill_add(t *testing.T) {
 				if step != "answered" && code(err) != 11 {
 					t.Errorf("ADD while the agent is killed: %v, want code 11", err)
 				}
-				if len(n.records()) != 1 {
-					t.Errorf("records %v, want the pod's", n.records())
+				if want := step != "unnamed"; want != (len(n.records()) == 1) {
+					t.Errorf("records %v, want the pod's: %v", n.records(), want)
 				}
 				if repeat {
 					n.start()

@@ -93,6 +93,7 @@ type Record struct {
 	dir    string
 	pods   map[Key]Allocation
 	sorted []Allocation // the same; nil: to be sorted anew
+	spares spares
 }
 
 // OpenRecord reads the folder, which it makes where it is missing. A file that
@@ -107,20 +108,24 @@ func OpenRecord(dir string) (record *Record, problems []error, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("allocation record: %w", err)
 	}
-	record = &Record{dir: dir, pods: map[Key]Allocation{}}
+	record = &Record{dir: dir, pods: map[Key]Allocation{}, spares: spares{dir: dir}}
 	for _, entry := range entries {
 		if err := record.load(entry.Name()); err != nil {
 			problems = append(problems, fmt.Errorf("allocation record %s: %w", entry.Name(), err))
 		}
 	}
+	record.Prepare()
 	return record, problems, nil
 }
+
+// Prepare makes ready what the next Puts need, while nobody waits for them.
+func (r *Record) Prepare() { r.spares.fill() }
 
 // load takes one file of the folder into memory, or out of the way.
 func (r *Record) load(name string) error {
 	path := filepath.Join(r.dir, name)
 	if strings.HasPrefix(name, temporary) {
-		return os.Remove(path) // a write that was not finished: never an allocation
+		return r.spares.find(name) // never an allocation
 	}
 	if !strings.HasSuffix(name, ".json") || name == cursorFile {
 		return nil
@@ -208,7 +213,11 @@ func (r *Record) write(a Allocation) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.dir, fileName(a.Key())), append(text, '\n'), 0o600, false)
+	f, err := r.spares.take()
+	if err != nil {
+		return err
+	}
+	return finish(f, filepath.Join(r.dir, fileName(a.Key())), append(text, '\n'), 0o600, false)
 }
 
 // Remove removes an allocation; one that is not there is no error.

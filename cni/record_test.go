@@ -66,6 +66,82 @@ func TestRecord_comesBack(t *testing.T) {
 	}
 }
 
+// TestRecord_spares: records are written into files that were there before. The next
+// agent finds what is left of them; an older one removes them, and records are written all
+// the same.
+func TestRecord_spares(t *testing.T) {
+	dir := t.TempDir()
+	r, _ := openRecord(t, dir)
+	if n := len(sparesIn(t, dir)); n != spareFiles {
+		t.Fatalf("%d spare files, want %d", n, spareFiles)
+	}
+	put := func(r *Record, id, addr string) {
+		t.Helper()
+		if err := errors.Join(r.Put(someAllocation(id, "eth0", addr))...); err != nil {
+			t.Error(err)
+		}
+	}
+	put(r, "a", "10.1.2.2")
+	left := sparesIn(t, dir)
+	if len(left) != spareFiles-1 {
+		t.Errorf("%d spare files after a record, want one less", len(left))
+	}
+	r, _ = openRecord(t, dir)
+	if now := sparesIn(t, dir); len(now) != spareFiles || len(r.spares.names) != spareFiles || !contains(now, left) {
+		t.Errorf("%d spare files, %d of them known, after another start, want those that were there and one more", len(now), len(r.spares.names))
+	}
+	for _, name := range sparesIn(t, dir) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(r, "b", "10.1.2.3")
+	put(r, "c", "10.1.2.4")
+	if again, problems := openRecord(t, dir); len(problems) > 0 || len(again.All()) != 3 {
+		t.Errorf("%v, %v, want three records", again.All(), problems)
+	}
+}
+
+// sparesIn gives the names of the spare files.
+func sparesIn(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, temporary+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range found {
+		names = append(names, filepath.Base(path))
+	}
+	return names
+}
+
+func contains(all, some []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
+}
+
+// TestRecord_cursors: the file is written in place, the next agent reads the last state of it,
+// also where that is shorter, and a torn one is no problem.
+func TestRecord_cursors(t *testing.T) {
+	dir := t.TempDir()
+	r, _ := openRecord(t, dir)
+	cidr := netip.MustParsePrefix("10.1.2.0/24")
+	for _, last := range []string{"10.1.2.254", "10.1.2.2"} {
+		if err := r.saveCursors(map[netip.Prefix]netip.Addr{cidr: netip.MustParseAddr(last)}); err != nil {
+			t.Fatal(err)
+		}
+		again, _ := openRecord(t, dir)
+		if got := again.loadCursors()[cidr]; got.String() != last {
+			t.Errorf("cursor %v, want %s", got, last)
+		}
+	}
+	if err := os.Truncate(filepath.Join(dir, cursorFile), 10); err != nil {
+		t.Fatal(err)
+	}
+	if again, problems := openRecord(t, dir); len(problems) > 0 || len(again.loadCursors()) > 0 {
+		t.Errorf("%v, %v after half of it was written", again.loadCursors(), problems)
+	}
+}
+
 // TestRecord_corrupt has a machine's crash and people spoil files: each is named
 // and moved aside, and the good one is read.
 func TestRecord_corrupt(t *testing.T) {
