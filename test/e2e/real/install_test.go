@@ -183,7 +183,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 
 // testUninstalls: afterwards a node has what it had before.
 func testUninstalls(t *testing.T) {
-	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--ignore-not-found", "--timeout=90s")
+	kubectl(t, "delete", "-f", cluster.Path(machines.Manifest), "--ignore-not-found", "--cascade=foreground", "--timeout=90s")
 	eventually(t, "the DNS Service that was made is gone", func() error {
 		if out, err := try("-n", "kube-system", "get", "service", "kube-dns", "--ignore-not-found"); out != "" || err != nil {
 			return fmt.Errorf("%s: %w", out, err)
@@ -193,6 +193,9 @@ func testUninstalls(t *testing.T) {
 	kubectl(t, "apply", "-f", cluster.Path(machines.UninstallManifest))
 	kubectl(t, "-n", "podlane-uninstall", "rollout", "status", "daemonset/podlane-cleanup", "--timeout=90s")
 	kubectl(t, "delete", "-f", cluster.Path(machines.UninstallManifest), "--timeout=90s")
+	if left := kubectl(t, "get", "pods", "-A", "-o", "name"); strings.Contains(left, "podlane-") {
+		t.Errorf("pods that cannot end any more: %s", left)
+	}
 	forgetCondition(t)
 	for i, n := range cluster.Nodes {
 		if now := traces(t, n); now != before[i] {
