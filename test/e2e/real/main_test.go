@@ -82,6 +82,7 @@ func TestPodlane(t *testing.T) {
 		{"rolling update", testRollingUpdate},
 		{"perf", testPerf},
 		{"agent restart", testAgentRestart},
+		{"upgrade", testUpgrade},
 		{"faults", testFaults},
 		{"vxlan", testVXLAN},
 		{"explain", testExplain},
