@@ -207,7 +207,9 @@ func testHostPort(t *testing.T) {
 	apply(t, workload("client", 2))
 	manifest := `apiVersion: v1
 kind: Pod
-metadata: {name: hosted}
+metadata:
+  name: hosted
+  annotations: {kubernetes.io/ingress-bandwidth: 16M, kubernetes.io/egress-bandwidth: 24M}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
@@ -225,6 +227,10 @@ spec:
 	for _, n := range cluster.Nodes {
 		if n.Name != name {
 			continue
+		}
+		// The annotations come from containerd by the plugin's capability.
+		if shapes, err := n.Run(t.Context(), "tc", "qdisc", "show"); err != nil || !strings.Contains(shapes, "rate 16Mbit") || !strings.Contains(shapes, "rate 24Mbit") {
+			t.Errorf("no limits of 16 and 24 Mbit/s: %s %v", shapes, err)
 		}
 		for _, ip := range []string{n.IP4, n.IP6} {
 			if got, err := outside("http://" + hostPort(ip, 8081) + "/hostname"); got != "hosted" {
