@@ -61,26 +61,27 @@ func (l *leaving) applyFamily(conn *nft.Conn, f nft.Family, r egress.Rules) erro
 		return nil
 	}
 	delete(l.applied, f)
-	tx := r.Tx(f)
+	t := nft.Table{Family: f, Name: egress.Name}
+	var err error
 	if len(r.Sources) == 0 {
-		var err error
-		if tx, err = withoutTable(conn, nft.Table{Family: f, Name: egress.Name}); err != nil {
-			return err
-		}
+		err = deleteTable(conn, t)
+	} else {
+		err = conn.CommitWhole(t, r.Tx(f))
 	}
-	if err := conn.Commit(tx); err != nil {
+	if err != nil {
 		return err
 	}
 	l.applied[f] = r
 	return nil
 }
 
-// withoutTable deletes a table where there is one.
-func withoutTable(conn *nft.Conn, t nft.Table) (*nft.Tx, error) {
-	tx := &nft.Tx{}
+// deleteTable deletes a table where there is one.
+func deleteTable(conn *nft.Conn, t nft.Table) error {
 	tables, err := conn.Tables()
-	if slices.Contains(tables, t) {
-		tx.DeleteTable(t)
+	if err != nil || !slices.Contains(tables, t) {
+		return err
 	}
-	return tx, err
+	tx := &nft.Tx{}
+	tx.DeleteTable(t)
+	return conn.Commit(tx)
 }

@@ -62,7 +62,7 @@ func (g *guarding) replace(conn *nft.Conn, r guard.Rules) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	counts, _ := guard.Counts(conn, r.Family) // where there is no table, nothing was counted
-	if err := conn.Commit(r.Tx()); err != nil {
+	if err := conn.CommitWhole(nft.Table{Family: r.Family, Name: guard.Name}, r.Tx()); err != nil {
 		return err
 	}
 	if g.past == nil {

@@ -79,14 +79,14 @@ func former(conn *nft.Conn) (ports []hostport.Port) {
 
 func (h *hostPorts) applyFamily(conn *nft.Conn, f nft.Family, ports []hostport.Port) error {
 	delete(h.applied, f)
-	tx := hostport.Tx(f, ports)
+	t := nft.Table{Family: f, Name: hostport.Name}
+	var err error
 	if len(ports) == 0 {
-		var err error
-		if tx, err = withoutTable(conn, nft.Table{Family: f, Name: hostport.Name}); err != nil {
-			return err
-		}
+		err = deleteTable(conn, t)
+	} else {
+		err = conn.CommitWhole(t, hostport.Tx(f, ports))
 	}
-	if err := conn.Commit(tx); err != nil {
+	if err != nil {
 		return err
 	}
 	h.applied[f] = ports

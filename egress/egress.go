@@ -14,7 +14,8 @@ import (
 )
 
 // Name is the table's. It has no number, by which it differs from the service
-// tables: it is never built beside itself, since its rules fit into one transaction.
+// tables: it is never built beside itself, since its rules fit into one transaction,
+// which takes another version's place.
 const Name = nft.Prefix + "egress"
 
 // Config is what the operator wants.

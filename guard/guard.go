@@ -17,7 +17,7 @@ import (
 )
 
 // Name is the table's. It has no number, by which it differs from the service
-// tables: its rules fit into one transaction.
+// tables: its rules fit into one transaction, which takes another version's place.
 const Name = nft.Prefix + "guard"
 
 // The comments of the rules that drop, by which their counters are told.

@@ -40,6 +40,10 @@ func TestAgents(t *testing.T) {
 				if len(found) == 0 {
 					return fmt.Errorf("%s has no table", n)
 				}
+				guard := s.sh("node/"+n, "nft list table ip podlane-guard")
+				if strings.Contains(guard, "set nodes") != (layout == nftables.Layout) || strings.Contains(guard, "set others") == (layout == nftables.Layout) {
+					return fmt.Errorf("%s has another layout of podlane-guard:\n%s", n, guard)
+				}
 			}
 			return nil
 		}
@@ -66,32 +70,44 @@ func TestAgents(t *testing.T) {
 }
 
 // nextLayout gives the file by which `go build` builds a podlane whose tables have
-// the next layout.
+// the next layout: the Services' have its number, the others chains of other priorities
+// and other sets.
 func nextLayout(t *testing.T) string {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join(root, "proxy/nftables/ruleset.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	was := fmt.Sprintf("const Layout = %d\n", nftables.Layout)
-	text := strings.Replace(string(source), was, fmt.Sprintf("const Layout = %d\n", nftables.Layout+1), 1)
-	if text == string(source) {
-		t.Fatalf("%s has no %q", path, was)
-	}
-	dir := t.TempDir()
-	replaced, overlay := filepath.Join(dir, "ruleset.go"), filepath.Join(dir, "overlay.json")
-	data, err := json.Marshal(map[string]any{"Replace": map[string]string{path: replaced}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range map[string][]byte{replaced: []byte(text), overlay: data} {
-		if err := os.WriteFile(name, content, 0o600); err != nil {
+	replace, dir := map[string]string{}, t.TempDir()
+	for file, changes := range map[string][]string{
+		"proxy/nftables/ruleset.go": {fmt.Sprintf("const Layout = %d\n", nftables.Layout), fmt.Sprintf("const Layout = %d\n", nftables.Layout+1)},
+		"guard/guard.go": {`Hook: nft.Input, Type: "filter", Priority: nft.Raw}`, `Hook: nft.Input, Type: "filter", Priority: nft.Raw + 1}`,
+			`r.set("nodes")`, `r.set("others")`},
+		"egress/egress.go": {"Priority: nft.SrcNAT}", "Priority: nft.SrcNAT + 1}"},
+	} {
+		path, err := filepath.Abs(filepath.Join(root, file))
+		if err != nil {
 			t.Fatal(err)
 		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(source)
+		for i := 0; i < len(changes); i += 2 {
+			if !strings.Contains(text, changes[i]) {
+				t.Fatalf("%s has no %q", path, changes[i])
+			}
+			text = strings.Replace(text, changes[i], changes[i+1], 1)
+		}
+		replace[path] = filepath.Join(dir, filepath.Base(file))
+		if err := os.WriteFile(replace[path], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := json.Marshal(map[string]any{"Replace": replace})
+	overlay := filepath.Join(dir, "overlay.json")
+	if err == nil {
+		err = os.WriteFile(overlay, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return overlay
 }
