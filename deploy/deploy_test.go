@@ -274,7 +274,7 @@ func TestImage(t *testing.T) {
 
 // TestAgain: another version of the manifest can be applied whatever the one before has
 // come to, which a Job, whose pod cannot be changed, would forbid. The right to make
-// Services is with a container that ends.
+// Services is with a container that ends, and the one that stays keeps no node.
 func TestAgain(t *testing.T) {
 	for _, o := range objects(t, string(read(t, "podlane.yaml"))) {
 		m := o.(map[string]any)
@@ -284,7 +284,11 @@ func TestAgain(t *testing.T) {
 		if m["kind"] != "Deployment" {
 			continue
 		}
-		pod := m["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+		template := m["spec"].(map[string]any)["template"].(map[string]any)
+		if note := template["metadata"].(map[string]any)["annotations"]; fmt.Sprint(note) != "map[cluster-autoscaler.kubernetes.io/safe-to-evict:true]" {
+			t.Errorf("it keeps a node from being scaled down: %v", note)
+		}
+		pod := template["spec"].(map[string]any)
 		if pod["automountServiceAccountToken"] != false || strings.Contains(fmt.Sprint(pod["containers"]), "volumeMounts") || !strings.Contains(fmt.Sprint(pod["initContainers"]), "name:token") {
 			t.Errorf("the container that stays has a token: %v", pod)
 		}

@@ -21,7 +21,7 @@ func newDNSQueries() *cobra.Command {
 		Short: "Show the questions that a running podlane dns answers, as they come",
 		Long: `Show questions as they are answered: time, client, pod, protocol, name, type, code, size, time taken. It asks a podlane dns in the same network
 namespace, at its --health address; nobody else is shown anything. Pods are known by name where that server has --node. It ends with Ctrl-C.`,
-		Example: `  kubectl -n kube-system exec podlane-dns-x7k2p -- podlane dns queries --pod shop/web-0
+		Example: `  kubectl -n kube-system exec podlane-dns-x7k2p -- /podlane dns queries --pod shop/web-0
   podlane dns queries --client 10.244.1.7`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
