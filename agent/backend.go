@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,10 @@ import (
 	"github.com/podlane/podlane/kernel/nft"
 	"github.com/podlane/podlane/plan"
 	"github.com/podlane/podlane/proxy"
+	rules "github.com/podlane/podlane/proxy/iptables"
 	iptables "github.com/podlane/podlane/proxy/iptables/apply"
 	"github.com/podlane/podlane/proxy/nftables"
+	"github.com/podlane/podlane/takeover"
 )
 
 // Backend is how Services are brought to the kernel.
@@ -153,8 +156,12 @@ func (s *services) built() bool {
 	return s.applier.Built()
 }
 
-// note records, before there are any, that there are chains.
+// note records, before there are any, that there are chains. Without the programs
+// there will be none.
 func (b *backend) note() error {
+	if err := b.chains.Programs(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(b.record), 0o755); err != nil {
 		return err
 	}
@@ -167,16 +174,39 @@ func (b *backend) removeChains() error {
 		return nil
 	}
 	if b.left() {
-		if err := iptables.New(b.root).Remove(); err != nil {
+		err := iptables.New(b.root).Remove()
+		if errors.Is(err, iptables.ErrNoProgram) {
+			err = stranded(err)
+		}
+		if err != nil {
 			return err
 		}
-		b.log.Info("the rules of the iptables backend are removed")
+		b.log.Info("no rules of the iptables backend are there any more")
 	}
 	if err := os.Remove(b.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	b.other = false
 	return nil
+}
+
+// stranded says what of the iptables backend is in the kernel, where what can remove
+// it is not within reach. These rules go on translating, to endpoints of former times.
+func stranded(cause error) error {
+	var found []string
+	for table, chain := range rules.Entries {
+		chains, err := takeover.Chains(table, chain)
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		found = append(found, chains...)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	slices.Sort(found)
+	return fmt.Errorf("rules of the iptables backend are left (%s). An agent with the chart's `iptables: remove` removes them; for an uninstallation, on the node: podlane agent --cleanup. %w",
+		strings.Join(found, ", "), cause)
 }
 
 // backendRecord is the backend's record, in the state folder.

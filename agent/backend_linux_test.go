@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,54 @@ func TestBackend_change(t *testing.T) {
 	}
 	if rules := nettest.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "podlane") || strings.Contains(rules, "PL-") {
 		t.Errorf("left:\n%s", rules)
+	}
+}
+
+// TestBackend_noPrograms: chains that are left where the programs cannot be reached are
+// an error that says what to do, of an agent and of a cleanup, and one of no more than a
+// record is none; without the programs no record is made.
+func TestBackend_noPrograms(t *testing.T) {
+	for _, variant := range []string{"-nft", "-legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			nettest.New(t)
+			if out, err := exec.Command("ip6tables"+variant, "-t", "nat", "-S").CombinedOutput(); err != nil {
+				t.Skipf("it does not work here: %v %s", err, out)
+			}
+			log, dir := slog.New(slog.DiscardHandler), t.TempDir()
+			record := filepath.Join(dir, backendRecord)
+			p := &plan.Plan{Table: proxy.CompileAll(cluster.NewBuilder().Publish(), proxy.Config{Node: "n1"})}
+			start := func(use Backend) error {
+				s := &services{}
+				if err := s.open(log); err != nil {
+					t.Fatal(err)
+				}
+				defer s.close()
+				s.backend = backend{log: log, record: record, root: filepath.Join(dir, "no-root")}
+				s.backend.choose(use, s.conn, false)
+				return s.apply(p)
+			}
+			recorded := func() bool { return (&backend{record: record}).left() }
+			if err := start(IPTables); err == nil || recorded() {
+				t.Fatalf("no programs: %v, recorded %v", err, recorded())
+			}
+			for _, chain := range []string{"nat PL-SERVICES", "filter PL-FILTER"} {
+				table, name, _ := strings.Cut(chain, " ")
+				nettest.Run(t, "ip6tables"+variant, "-t", table, "-N", name)
+				if err := os.WriteFile(record, []byte(IPTables), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				for who, err := range map[string]error{"agent": start(NFTables), "cleanup": RemoveChains(dir, filepath.Join(dir, "no-root"), log)} {
+					if text := fmt.Sprint(err); !strings.Contains(text, "chain "+name+" of table ip6 "+table) || !strings.Contains(text, "`iptables: remove`") ||
+						!strings.Contains(text, "on the node: podlane agent --cleanup") || !recorded() {
+						t.Errorf("%s: recorded %v, %v", who, recorded(), err)
+					}
+				}
+				nettest.Run(t, "ip6tables"+variant, "-t", table, "-X", name)
+			}
+			if err := start(NFTables); err != nil || recorded() {
+				t.Errorf("no chain is left: recorded %v, %v", recorded(), err)
+			}
+		})
 	}
 }
 

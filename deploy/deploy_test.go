@@ -178,14 +178,16 @@ func TestChart_fastPath(t *testing.T) {
 }
 
 // TestChart_iptables: the host's programs are run with the rights that they need, and
-// these are there with the value that asks for them alone.
+// these are there with the values that ask for them alone: to serve by them, and to remove
+// what they made.
 func TestChart_iptables(t *testing.T) {
-	for _, on := range []bool{false, true} {
-		text := fmt.Sprint(render(t, func(v map[string]any) { v["iptables"] = on }))
-		for _, want := range []string{"--proxy-backend=iptables --iptables-root=/host/root", "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]",
+	for value, backend := range map[any]string{false: "iptables", true: "iptables", "remove": "auto"} {
+		on := value != false
+		text := fmt.Sprint(render(t, func(v map[string]any) { v["iptables"] = value }))
+		for _, want := range []string{"--proxy-backend=" + backend + " --iptables-root=/host/root", "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]",
 			"map[mountPath:/host/root name:root readOnly:true]", "map[hostPath:map[path:/ type:Directory] name:root]"} {
 			if strings.Contains(text, want) != on {
-				t.Errorf("iptables %v: %q there: %v", on, want, !on)
+				t.Errorf("iptables %v: %q there: %v", value, want, !on)
 			}
 		}
 	}
@@ -330,13 +332,15 @@ func TestChart_uninstall(t *testing.T) {
 	if want := "Namespace -3 ServiceAccount -2 Role -2 RoleBinding -2 DaemonSet -1 Job 0 "; kinds != want {
 		t.Errorf("hooks %s, want %s", kinds, want)
 	}
-	text := fmt.Sprint(renderFile(t, "uninstall.yaml", func(v map[string]any) {
-		v["iptables"], v["kubeletKubeconfig"] = true, "/var/lib/rancher/kubeconfig"
-		set(v, []string{"cni", "confDir"}, "/var/lib/net.d")
-	}))
-	for want, n := range map[string]int{"--iptables-root=/host/root": 1, "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]": 1, "--kubelet-kubeconfig=/host/var/lib/rancher/kubeconfig": 2, "path:/var/lib/net.d": 1, "path:/ type:Directory": 1} {
-		if strings.Count(text, want) != n {
-			t.Errorf("%q is there %d times, want %d", want, strings.Count(text, want), n)
+	for _, value := range []any{true, "remove"} {
+		text := fmt.Sprint(renderFile(t, "uninstall.yaml", func(v map[string]any) {
+			v["iptables"], v["kubeletKubeconfig"] = value, "/var/lib/rancher/kubeconfig"
+			set(v, []string{"cni", "confDir"}, "/var/lib/net.d")
+		}))
+		for want, n := range map[string]int{"--iptables-root=/host/root": 1, "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]": 1, "--kubelet-kubeconfig=/host/var/lib/rancher/kubeconfig": 2, "path:/var/lib/net.d": 1, "path:/ type:Directory": 1} {
+			if strings.Count(text, want) != n {
+				t.Errorf("iptables %v: %q is there %d times, want %d", value, want, strings.Count(text, want), n)
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -31,7 +32,7 @@ var families = map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", n
 func Detect(ctx context.Context) (Evidence, error) {
 	var e Evidence
 	var errs []error
-	for _, find := range []func() ([]string, error){nftablesRules, legacyRules} {
+	for _, find := range []func() ([]string, error){nftablesTables, func() ([]string, error) { return Chains("nat", entry) }} {
 		rules, err := find()
 		e.Rules, errs = append(e.Rules, rules...), append(errs, err)
 	}
@@ -43,34 +44,50 @@ func Detect(ctx context.Context) (Evidence, error) {
 	return e, errors.Join(errs...)
 }
 
-// nftablesRules finds the tables of the nftables mode, and the chains of the
-// iptables mode where iptables is the one over nftables.
-func nftablesRules() ([]string, error) {
+// Chains finds a chain of a table of iptables, of both families, in the calling
+// thread's network namespace: of the iptables over nftables, and of the old one. No
+// program is run for that.
+func Chains(table, chain string) ([]string, error) {
+	found, err := nftablesChains(table, chain)
+	legacy, err2 := legacyChains(table, chain)
+	return append(found, legacy...), errors.Join(err, err2)
+}
+
+// nftablesTables finds the tables of the nftables mode.
+func nftablesTables() ([]string, error) {
+	_, tables, err := listTables(table)
+	var found []string
+	for _, t := range tables {
+		found = append(found, fmt.Sprintf("nftables table %s %s", families[t.Family], table))
+	}
+	return found, err
+}
+
+func nftablesChains(table, chain string) ([]string, error) {
+	c, tables, err := listTables(table)
+	var found []string
+	for _, t := range tables {
+		_, err := c.ListChain(t, chain)
+		if err == nil {
+			found = append(found, fmt.Sprintf("iptables chain %s of table %s %s", chain, families[t.Family], table))
+		} else if !strings.Contains(err.Error(), "no such file") { // the library wraps no error
+			return nil, fmt.Errorf("nftables: chain %s: %w", chain, err)
+		}
+	}
+	return found, err
+}
+
+// listTables gives the tables of that name.
+func listTables(name string) (*nftables.Conn, []*nftables.Table, error) {
 	c, err := nftables.New()
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
+		return nil, nil, fmt.Errorf("nftables: %w", err)
 	}
 	tables, err := c.ListTables()
 	if err != nil {
-		return nil, fmt.Errorf("nftables: list tables: %w", err)
+		return nil, nil, fmt.Errorf("nftables: list tables: %w", err)
 	}
-	var found []string
-	for _, t := range tables {
-		family, known := families[t.Family]
-		switch {
-		case !known:
-		case t.Name == table:
-			found = append(found, fmt.Sprintf("nftables table %s %s", family, table))
-		case t.Name == "nat":
-			_, err := c.ListChain(t, entry)
-			if err == nil {
-				found = append(found, fmt.Sprintf("iptables chain %s of table %s nat", entry, family))
-			} else if !strings.Contains(err.Error(), "no such file") { // the library wraps no error
-				return nil, fmt.Errorf("nftables: chain %s: %w", entry, err)
-			}
-		}
-	}
-	return found, nil
+	return c, slices.DeleteFunc(tables, func(t *nftables.Table) bool { return t.Name != name || families[t.Family] == "" }), nil
 }
 
 // processes finds those of a name in the calling thread's network namespace. In a
@@ -138,10 +155,13 @@ func answer(ctx context.Context, url string) string {
 	return addr
 }
 
-// legacyTables is the file that lists the tables of one family of iptables that is
+// legacyTables asks the file that lists the tables of one family of iptables that is
 // not over nftables: asking the kernel for a table that is not in use would make
 // it.
-func legacyTables(path string) bool {
+func legacyTables(path, table string) (bool, error) {
 	data, err := os.ReadFile(path)
-	return err == nil && slices.Contains(strings.Fields(string(data)), "nat")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.Contains(strings.Fields(string(data)), table), err
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podlane/podlane/agent/ports"
 	"github.com/podlane/podlane/internal/nettest"
 )
@@ -74,6 +76,29 @@ func TestDetectAndRemove_iptables(t *testing.T) {
 				t.Errorf("again: %v, %v", done, err)
 			}
 		})
+	}
+}
+
+// TestChains_noRaw: an agent, which has CAP_NET_ADMIN alone, finds chains of the old
+// iptables too.
+func TestChains_noRaw(t *testing.T) {
+	nettest.New(t)
+	if out, err := exec.Command("iptables-legacy", "-t", "nat", "-N", "ONE").CombinedOutput(); err != nil {
+		t.Skipf("it does not work here: %v %s", err, out)
+	}
+	head, data := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+	if err := unix.Capget(&head, &data[0]); err != nil {
+		t.Fatal(err)
+	}
+	data[0].Effective &^= 1 << unix.CAP_NET_RAW // of this thread, which ends with the test
+	if err := unix.Capset(&head, &data[0]); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := Chains("nat", "ONE"); err != nil || fmt.Sprint(found) != "[iptables (legacy) chain ONE of table ip nat]" {
+		t.Errorf("%v, %v", found, err)
+	}
+	if found, err := Chains("nat", "ON"); err != nil || len(found) != 0 {
+		t.Errorf("of another name: %v, %v", found, err)
 	}
 }
 

@@ -21,8 +21,8 @@ const (
 	entriesHead  = 40 // of struct ipt_get_entries
 )
 
-// legacyRules finds the chains of the iptables mode where iptables is the old one.
-func legacyRules() ([]string, error) {
+// legacyChains finds a chain where iptables is the old one.
+func legacyChains(table, chain string) ([]string, error) {
 	var found []string
 	for _, f := range []struct {
 		family, names string
@@ -31,24 +31,29 @@ func legacyRules() ([]string, error) {
 		{"ip", "/proc/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP},
 		{"ip6", "/proc/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6},
 	} {
-		if !legacyTables(f.names) {
+		used, err := legacyTables(f.names, table)
+		if err != nil {
+			return nil, err
+		}
+		if !used {
 			continue
 		}
-		data, err := legacyTable(f.domain, f.level, "nat")
+		data, err := legacyTable(f.domain, f.level, table)
 		if err != nil {
-			return nil, fmt.Errorf("iptables (legacy) table %s nat: %w", f.family, err)
+			return nil, fmt.Errorf("iptables (legacy) table %s %s: %w", f.family, table, err)
 		}
-		if bytes.Contains(data, append([]byte(entry), 0)) {
-			found = append(found, fmt.Sprintf("iptables (legacy) chain %s of table %s nat", entry, f.family))
+		if bytes.Contains(data, append([]byte(chain), 0)) {
+			found = append(found, fmt.Sprintf("iptables (legacy) chain %s of table %s %s", chain, f.family, table))
 		}
 	}
 	return found, nil
 }
 
 // legacyTable reads the kernel's form of a table, in which the names of chains
-// stand as they are.
+// stand as they are. A socket of UDP will do, and one of SOCK_RAW would need
+// CAP_NET_RAW, which an agent has not.
 func legacyTable(domain, level int, name string) ([]byte, error) {
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}

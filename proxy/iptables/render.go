@@ -55,6 +55,9 @@ var Jumps = []Jump{
 	{"filter", "OUTPUT", "-m conntrack --ctstate NEW -j " + filter},
 }
 
+// Entries are, by table, a chain that is there whenever any of ours is in that table.
+var Entries = map[string]string{"nat": services, "filter": filter}
+
 // Rules are our chains of one family with their rules, by table.
 type Rules struct {
 	Tables   map[string]*Chains // "nat", "filter"

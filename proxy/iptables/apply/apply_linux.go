@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -22,6 +23,9 @@ import (
 
 // patience is how long a program may take, waiting for others' included.
 const patience = 2 * time.Minute
+
+// ErrNoProgram is that the host's programs are not there, or cannot be reached.
+var ErrNoProgram = errors.New("the iptables backend needs the host's programs")
 
 // Applier owns our chains of one network namespace. It is not safe for use by
 // several goroutines.
@@ -86,6 +90,23 @@ func (a *Applier) apply(f *family, t *proxy.Table, pods []netip.Addr) error {
 	f.built, f.broken = f.built || f.broken || len(have.missing) > 0, false
 	f.table, f.pods, f.rules = t, slices.Clone(pods), rules
 	return nil
+}
+
+// Programs is an error where Apply can do nothing, of neither family, for want of the
+// programs.
+func (a *Applier) Programs() error {
+	var errs []error
+	for _, f := range a.families {
+		_, err := a.find(f.program + "-save")
+		if err == nil {
+			_, err = a.find(f.program + "-restore")
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // Has says, by proxy.Family, for which families the last Apply had no error.
@@ -211,19 +232,20 @@ func (a *Applier) run(program, input string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// find gives the path of a program inside root.
+// find gives the path of a program inside root. It may be a link, which leads to
+// somewhere inside root too and is not followed here, where it would not.
 func (a *Applier) find(program string) (string, error) {
 	if a.root == "" {
 		path, err := exec.LookPath(program)
 		if err != nil {
-			return "", fmt.Errorf("the iptables backend needs the host's %s (in a container: --iptables-root): %w", program, err)
+			return "", fmt.Errorf("%w: %w (in a container: --iptables-root)", ErrNoProgram, err)
 		}
 		return path, nil
 	}
 	for _, dir := range []string{"/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/", "/usr/local/sbin/"} {
-		if _, err := exec.LookPath(a.root + dir + program); err == nil {
+		if _, err := os.Lstat(a.root + dir + program); err == nil {
 			return dir + program, nil
 		}
 	}
-	return "", fmt.Errorf("the iptables backend needs the host's %s, which is not in %s", program, a.root)
+	return "", fmt.Errorf("%w: %s is not in %s", ErrNoProgram, program, a.root)
 }

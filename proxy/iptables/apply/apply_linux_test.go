@@ -5,7 +5,9 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -150,19 +152,55 @@ func TestAudit(t *testing.T) {
 func TestApply_noProgram(t *testing.T) {
 	nettest.New(t)
 	err := New(t.TempDir()).Apply(table(1, 1), nil)
-	if err == nil || !strings.Contains(err.Error(), "iptables-save, which is not in") {
+	if err == nil || !strings.Contains(err.Error(), "iptables-save is not in") {
 		t.Errorf("%v", err)
 	}
+}
+
+// hostRoot makes a root folder with the host's programs, which are links that lead to
+// nothing outside of it, as Debian's do for a container.
+func hostRoot(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("iptables-save")
+	if err != nil {
+		t.Skip(err)
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"usr/sbin", "etc/alternatives-of-test", "run"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nettest.Run(t, "sh", "-c", `cp -rL --parents $(ldd "$0" | grep -o "/[^ ]*") $(ls -d /usr/lib*/xtables /usr/lib/*/xtables 2>/dev/null) "$1" && cp "$0" "$1/etc/alternatives-of-test/program"`, path, root)
+	for _, name := range []string{"iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"} {
+		if err := os.Symlink("/etc/alternatives-of-test/program", filepath.Join(root, "usr/sbin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
 }
 
 // TestApply_root runs the programs of a host's root folder, as in a container.
 func TestApply_root(t *testing.T) {
 	node(t)
-	if err := New("/").Apply(table(1, 1), nil); err != nil {
+	a := New(hostRoot(t))
+	if err := a.Programs(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Apply(table(1, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := save(t); !strings.Contains(got, "-A PREROUTING -j PL-SERVICES") {
 		t.Errorf("rules:\n%s", got)
+	}
+	if err := a.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := save(t); strings.Contains(got, "PL-") {
+		t.Errorf("left:\n%s", got)
 	}
 }
 
