@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,6 +78,9 @@ func bundleFile(args []string) (rest []string, file string, err error) {
 func take(args []string, flag string) (rest []string, value string, err error) {
 	for i := 0; i < len(args); i++ {
 		v, is := strings.CutPrefix(args[i], flag+"=")
+		if !is && len(flag) == len("-o") { // -oFILE
+			v, is = strings.CutPrefix(args[i], flag)
+		}
 		switch {
 		case args[i] == "--":
 			return append(rest, args[i:]...), value, nil
@@ -116,14 +120,19 @@ func agentPod(global []string, node string) (string, error) {
 	return pod, nil
 }
 
-// run runs kubectl. A file that it fails to fill is removed.
+// run runs kubectl. A file that it fails to fill is removed, also after Ctrl-C, which
+// ends kubectl too.
 func (k *kubectlRun) run() error {
 	cmd := exec.Command("kubectl", k.args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if k.file == "" {
 		return cmd.Run()
 	}
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // not Ignore, which kubectl would inherit
 	f, err := os.OpenFile(k.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s exists: choose another by -o", k.file)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ func TestRemote(t *testing.T) {
 		{"--context east status -- --context west", "--context east -n podlane exec daemonset/podlane-agent -c agent -- /podlane status -- --context west", ""},
 		{"debug bundle", "-n podlane exec daemonset/podlane-agent -c agent -- /podlane debug bundle -o -", bundleName},
 		{"debug bundle -o n1.tar.gz --node n1", "-n podlane exec pod/agent-of-n1 -c agent -- /podlane debug bundle -o -", "n1.tar.gz"},
+		{"debug bundle -on1.tar.gz", "-n podlane exec daemonset/podlane-agent -c agent -- /podlane debug bundle -o -", "n1.tar.gz"},
 		{"debug bundle --output=-", "-n podlane exec daemonset/podlane-agent -c agent -- /podlane debug bundle -o -", ""},
 		{"debug bundle --help", "-n podlane exec daemonset/podlane-agent -c agent -- /podlane debug bundle --help", ""},
 		{"perf run --node n1", "", ""}, {"plan", "", ""}, {"", "", ""},
@@ -46,25 +48,28 @@ func TestRemote(t *testing.T) {
 }
 
 // TestKubectlRun: the output is in the user's file; one that exists, and the file of a
-// run that failed, are not left spoiled.
+// run that failed or that Ctrl-C ended, which both processes get, are not left spoiled.
 func TestKubectlRun(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte("#!/bin/sh\necho $1\nexit $2\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte("#!/bin/sh\necho $1\n[ $2 != ^C ] || kill -INT $PPID $$\nexit $2\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "out")
 	run := func(status string) error {
 		return (&kubectlRun{args: []string{"bundle" + status, status}, file: file}).run()
 	}
-	if err := run("1"); err == nil {
-		t.Error("a failure is not told")
-	}
-	if _, err := os.Stat(file); err == nil {
-		t.Error("what failed has left a file")
+	t.Cleanup(func() { signal.Reset(os.Interrupt) })
+	for _, fails := range []string{"1", "^C"} {
+		if err := run(fails); err == nil {
+			t.Errorf("%s: a failure is not told", fails)
+		}
+		if _, err := os.Stat(file); err == nil {
+			t.Errorf("%s: what failed has left a file", fails)
+		}
 	}
 	first, second := run("0"), run("0")
-	if text, err := os.ReadFile(file); string(text) != "bundle0\n" || err != nil || first != nil || second == nil {
+	if text, err := os.ReadFile(file); string(text) != "bundle0\n" || err != nil || first != nil || second == nil || !strings.HasSuffix(second.Error(), "out exists: choose another by -o") {
 		t.Errorf("%q %v, once %v, again %v", text, err, first, second)
 	}
 }
