@@ -1,6 +1,7 @@
 package install
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,13 +33,17 @@ type Traces struct {
 
 // Cleanup removes all that is ours from the node of the calling thread's network
 // namespace, and gives sysctls their former values. It goes on after an error, and
-// may be repeated. Running pods lose their network.
-func Cleanup(t Traces, log *slog.Logger) error {
+// may be repeated. Podlane's own pods have some time to end; others that run lose their
+// network.
+func Cleanup(ctx context.Context, t Traces, log *slog.Logger) error {
 	unlock, err := alone(t.RunDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := t.awaitEnd(ctx, endingTime, log); err != nil {
+		return err
+	}
 	steps := []struct {
 		what string
 		skip bool // it is not said where that is

@@ -221,12 +221,12 @@ func TestCleanup(t *testing.T) {
 		}
 	}
 	c.Chains = func() error { return errors.New("no iptables") }
-	if err := Cleanup(c, slog.New(slog.DiscardHandler)); err == nil || len(names(t, c.StateDir)) == 0 {
+	if err := Cleanup(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil || len(names(t, c.StateDir)) == 0 {
 		t.Errorf("%v, and what another try needs is gone", err)
 	}
 	c.Chains = func() error { return nil }
 	for range 2 {
-		if err := Cleanup(c, slog.New(slog.DiscardHandler)); err != nil {
+		if err := Cleanup(t.Context(), c, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -265,7 +265,7 @@ func TestCleanup_agentRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = server }()
-	if err := Cleanup(c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "an agent is running") {
+	if err := Cleanup(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "an agent is running") {
 		t.Errorf("%v", err)
 	}
 }
@@ -279,7 +279,7 @@ func TestCleanup_toldFolders(t *testing.T) {
 	r := runtime(t)
 	r.ConfDir = ""
 	c := Traces{Runtime: r, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), FlowLimits: "limits.json"}
-	if err := Cleanup(c, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+	if err := Cleanup(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(log.String()) {

@@ -177,7 +177,7 @@ func (f agentFlags) traces(cmd *cobra.Command, log *slog.Logger) install.Traces 
 }
 
 func (f agentFlags) cleanUp(cmd *cobra.Command, log *slog.Logger) error {
-	if err := install.Cleanup(f.traces(cmd, log), log); err != nil {
+	if err := install.Cleanup(cmd.Context(), f.traces(cmd, log), log); err != nil {
 		return fmt.Errorf("cleanup: %w", err)
 	}
 	return nil
