@@ -32,9 +32,10 @@ func (l *leaving) changed(e nft.Event) {
 	}
 }
 
-// apply brings the rules to the kernel. It is cheap while the nodes are the same.
+// apply brings the rules to the kernel. It is cheap while the nodes are the same. While
+// the own node's object is unusable all stays as it is, as the links do.
 func (l *leaving) apply(conn *nft.Conn, p *plan.Plan) error {
-	if l.nodes != nil && sameNodes(*l.nodes, p.Snapshot.Nodes) {
+	if l.nodes != nil && sameNodes(*l.nodes, p.Snapshot.Nodes) || p.OverlayInput().Check() != nil {
 		return nil
 	}
 	var errs []error
@@ -57,7 +58,8 @@ func sameNodes(a, b cluster.Map[cluster.Node]) bool {
 }
 
 func (l *leaving) applyFamily(conn *nft.Conn, f nft.Family, r egress.Rules) error {
-	if had, known := l.applied[f]; known && had.Equal(r) {
+	had, known := l.applied[f]
+	if known && had.Equal(r) {
 		return nil
 	}
 	delete(l.applied, f)
@@ -66,13 +68,24 @@ func (l *leaving) applyFamily(conn *nft.Conn, f nft.Family, r egress.Rules) erro
 	if len(r.Sources) == 0 {
 		err = deleteTable(conn, t)
 	} else {
-		err = conn.CommitWhole(t, r.Tx(f))
+		err = conn.CommitWhole(t, r.Tx(f), written(known, len(had.Sources) > 0, func() *nft.Tx { return had.Tx(f) }))
 	}
 	if err != nil {
 		return err
 	}
 	l.applied[f] = r
 	return nil
+}
+
+// written is the transaction that wrote a table: nil where that is not known, empty where there is no table.
+func written(known, some bool, tx func() *nft.Tx) *nft.Tx {
+	switch {
+	case !known:
+		return nil
+	case !some:
+		return &nft.Tx{}
+	}
+	return tx()
 }
 
 // deleteTable deletes a table where there is one.

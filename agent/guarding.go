@@ -41,11 +41,16 @@ func (g *guarding) apply(conn *nft.Conn, p *plan.Plan) error {
 	}
 	var errs []error
 	for _, r := range p.Guard {
-		if had, known := g.applied[r.Family]; known && had.Equal(r) {
+		had, known := g.applied[r.Family]
+		if known && had.Equal(r) {
 			continue
 		}
+		var before *nft.Tx
+		if known {
+			before = had.Tx()
+		}
 		delete(g.applied, r.Family)
-		if err := g.replace(conn, r); err != nil {
+		if err := g.replace(conn, r, before); err != nil {
 			errs = append(errs, fmt.Errorf("guard, %s: %w", r.Family, err))
 			continue
 		}
@@ -57,12 +62,12 @@ func (g *guarding) apply(conn *nft.Conn, p *plan.Plan) error {
 	return errors.Join(errs...)
 }
 
-// replace writes the rules of a family, and keeps what the ones before have counted.
-func (g *guarding) replace(conn *nft.Conn, r guard.Rules) error {
+// replace writes the rules of a family, and keeps what the ones before have counted. before wrote those; nil: not known.
+func (g *guarding) replace(conn *nft.Conn, r guard.Rules, before *nft.Tx) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	counts, _ := guard.Counts(conn, r.Family) // where there is no table, nothing was counted
-	if err := conn.CommitWhole(nft.Table{Family: r.Family, Name: guard.Name}, r.Tx()); err != nil {
+	if err := conn.CommitWhole(nft.Table{Family: r.Family, Name: guard.Name}, r.Tx(), before); err != nil {
 		return err
 	}
 	if g.past == nil {

@@ -78,13 +78,14 @@ func former(conn *nft.Conn) (ports []hostport.Port) {
 }
 
 func (h *hostPorts) applyFamily(conn *nft.Conn, f nft.Family, ports []hostport.Port) error {
+	had, known := h.applied[f]
 	delete(h.applied, f)
 	t := nft.Table{Family: f, Name: hostport.Name}
 	var err error
 	if len(ports) == 0 {
 		err = deleteTable(conn, t)
 	} else {
-		err = conn.CommitWhole(t, hostport.Tx(f, ports))
+		err = conn.CommitWhole(t, hostport.Tx(f, ports), written(known, len(had) > 0, func() *nft.Tx { return hostport.Tx(f, had) }))
 	}
 	if err != nil {
 		return err

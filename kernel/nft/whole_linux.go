@@ -9,12 +9,15 @@ import (
 // CommitWhole commits a transaction that writes all of a table, whatever is there.
 // Chains and sets as the transaction makes them stay, so that packets under way find
 // them. A table with other ones, as another version of the program may have left, is
-// deleted and made anew in the same transaction: the kernel would refuse to add what is
+// deleted and made anew in the same transaction, for which a packet under way may meet
+// neither (decision 0003; at 35,000 packets a second 21 did in 1,006 such transactions): the kernel would refuse to add what is
 // there in another form, and what has another name would stay in force.
-func (c *Conn) CommitWhole(t Table, whole *Tx) error {
-	chains, err1 := c.Chains(t)
-	sets, err2 := c.shapes(t)
-	if err := errors.Join(err1, err2); err != nil {
+//
+// before is the transaction that has written what is there, empty where there is nothing. Where it is nil, that is not
+// known and read, which takes tens of milliseconds beside another program's tens of thousands of chains.
+func (c *Conn) CommitWhole(t Table, whole, before *Tx) error {
+	chains, sets, err := c.layout(t, before)
+	if err != nil {
 		return err
 	}
 	want := wantedOf(whole)
@@ -35,6 +38,20 @@ func (c *Conn) CommitWhole(t Table, whole *Tx) error {
 		tx = tx.with(whole)
 	}
 	return c.Commit(tx)
+}
+
+// layout gives the chains and sets of a table, as before has made them or, where it is nil, as the kernel has them.
+func (c *Conn) layout(t Table, before *Tx) ([]Chain, map[string]shape, error) {
+	if before == nil {
+		chains, err1 := c.Chains(t)
+		sets, err2 := c.shapes(t)
+		return chains, sets, errors.Join(err1, err2)
+	}
+	was, sets := wantedOf(before), map[string]shape{}
+	for _, s := range was.sets {
+		sets[s.Name] = s.shape()
+	}
+	return was.chains, sets, nil
 }
 
 // with gives a transaction of all operations of some.

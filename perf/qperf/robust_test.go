@@ -213,7 +213,7 @@ func inTime(r *Result) bool {
 func TestOpen_cpuOfItsTime(t *testing.T) {
 	port := ourServer(t, nil)
 	for range 4 {
-		r, err := Run(t.Context(), UDPOpen, Options{Server: "127.0.0.1", Port: port, Time: 250 * time.Millisecond, Warmup: 100 * time.Millisecond})
+		r, err := Run(t.Context(), UDPOpen, Options{Server: "127.0.0.1", Port: port, Time: 250 * time.Millisecond, Warmup: 400 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
