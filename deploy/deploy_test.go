@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 
 // functions are those of Helm's that the chart uses.
 var functions = template.FuncMap{
+	"dir": path.Dir, "base": path.Base,
 	"quote": func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
 	"int64": func(v any) int64 { // Helm has numbers of values as float64, and 0 for what is no number
 		if f, ok := v.(float64); ok {
@@ -250,7 +252,7 @@ func TestUninstall(t *testing.T) {
 		}
 	}
 	if !strings.Contains(text, "capabilities: {drop: [ALL], add: [NET_ADMIN]}") || strings.Contains(text, "privileged: true\n") || strings.Count(text, "mountPath: /host/sys/fs/bpf}") != 1 || strings.Count(text, "--bpf-dir=/host/sys/fs/bpf/podlane") != 1 ||
-		!strings.Contains(text, "--kubelet-kubeconfig=/host/etc/kubernetes/kubelet.conf") {
+		!strings.Contains(text, "--kubelet-kubeconfig=/host/kubelet/kubelet.conf") {
 		t.Error(text)
 	}
 }
@@ -305,6 +307,36 @@ func TestChart_noKubeletConfig(t *testing.T) {
 	}
 }
 
+// TestChart_uninstallFolders: the hooks see the folder of the kubelet's kubeconfig only
+// where they take it: what waits only for the API server's address.
+func TestChart_uninstallFolders(t *testing.T) {
+	for _, tc := range []struct {
+		server, config string
+		cleanup, wait  bool
+	}{
+		{"", "/etc/kubernetes/kubelet.conf", true, true},
+		{"https://192.0.2.1:6443", "/etc/kubernetes/kubelet.conf", true, false},
+		{"https://192.0.2.1:6443", "", false, false},
+		{"", "", false, false},
+	} {
+		for _, o := range renderFile(t, "uninstall.yaml", func(v map[string]any) { v["apiServer"], v["kubeletKubeconfig"] = tc.server, tc.config }) {
+			text, want := fmt.Sprint(o), tc.cleanup
+			switch o.(map[string]any)["kind"] {
+			case "Job":
+				if want = tc.wait; !want && strings.Contains(text, "hostPath") {
+					t.Errorf("%+v: what waits sees the node's files: %s", tc, text)
+				}
+			case "DaemonSet":
+			default:
+				continue
+			}
+			if strings.Contains(text, "path:/etc/kubernetes]") != want || strings.Contains(text, "mountPath:/host/kubelet") != want || strings.Contains(text, "--kubelet-kubeconfig=/host/kubelet/kubelet.conf") != want || strings.Contains(text, "path:/etc]") {
+				t.Errorf("%+v: %s", tc, text)
+			}
+		}
+	}
+}
+
 // TestChart_uninstall: Helm's hooks take off what the uninstall manifest takes off, with
 // what the values say of folders and rights; what waits for that may read one object.
 func TestChart_uninstall(t *testing.T) {
@@ -337,7 +369,7 @@ func TestChart_uninstall(t *testing.T) {
 			v["iptables"], v["kubeletKubeconfig"] = value, "/var/lib/rancher/kubeconfig"
 			set(v, []string{"cni", "confDir"}, "/var/lib/net.d")
 		}))
-		for want, n := range map[string]int{"--iptables-root=/host/root": 1, "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]": 1, "--kubelet-kubeconfig=/host/var/lib/rancher/kubeconfig": 2, "path:/var/lib/net.d": 1, "path:/ type:Directory": 1} {
+		for want, n := range map[string]int{"--iptables-root=/host/root": 1, "map[add:[NET_ADMIN NET_RAW SYS_CHROOT] drop:[ALL]]": 1, "--kubelet-kubeconfig=/host/kubelet/kubeconfig": 2, "hostPath:map[path:/var/lib/rancher] name:kubelet": 2, "hostPath:map[path:/var/lib] name:lib": 1, "path:/etc": 0, "path:/var/lib/net.d": 1, "path:/ type:Directory": 1} {
 			if strings.Count(text, want) != n {
 				t.Errorf("iptables %v: %q is there %d times, want %d", value, want, strings.Count(text, want), n)
 			}

@@ -79,7 +79,8 @@ func Cleanup(ctx context.Context, t Traces, log *slog.Logger) error {
 }
 
 // removeKubeletConfigs removes folders that stand where the kubelet would have a file:
-// `kubeadm join` would fail on one. Their parent goes too where it is empty then.
+// `kubeadm join` would fail on one. Their parent goes too where it is empty then, but
+// not from a pod, which has that mounted.
 func (t Traces) removeKubeletConfigs() error {
 	var errs []error
 	for _, path := range t.KubeletConfigs {
@@ -88,7 +89,7 @@ func (t Traces) removeKubeletConfigs() error {
 			err = unix.Rmdir(filepath.Dir(path))
 		}
 		switch {
-		case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EBUSY):
+		case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EBUSY), errors.Is(err, unix.EROFS):
 		default:
 			errs = append(errs, fmt.Errorf("%s: %w", path, err))
 		}

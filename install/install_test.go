@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/internal/nettest"
 	"github.com/podlane/podlane/kernel/link"
@@ -244,6 +246,23 @@ func TestCleanup(t *testing.T) {
 	}
 	if left := names(t, dir); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestRemoveKubeletConfigs_inPod: the parent is a mount there, in a root that is
+// read-only.
+func TestRemoveKubeletConfigs_inPod(t *testing.T) {
+	nettest.New(t) // a thread of its own
+	root := t.TempDir()
+	config := filepath.Join(root, "kubelet", "kubelet.conf")
+	t.Cleanup(func() { _, _ = unix.Unmount(filepath.Dir(config), 0), unix.Unmount(root, 0) })
+	if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+		unix.Mount("tmpfs", root, "tmpfs", 0, ""), os.Mkdir(filepath.Dir(config), 0o755),
+		unix.Mount("tmpfs", filepath.Dir(config), "tmpfs", 0, ""), os.Mkdir(config, 0o755), unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Traces{KubeletConfigs: []string{config}}).removeKubeletConfigs(); err != nil || len(names(t, filepath.Dir(config))) != 0 {
+		t.Errorf("%v, left: %v", err, names(t, filepath.Dir(config)))
 	}
 }
 
