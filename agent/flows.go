@@ -113,13 +113,13 @@ func (f *flows) look(b brought) error {
 	if !f.due[0] && !f.due[1] {
 		return nil
 	}
-	if err := f.reconcile(b); err != nil {
-		return err
+	err := f.reconcile(b)
+	for i, v6 := range []bool{false, true} {
+		if !f.due[i] {
+			f.index.Settled(v6)
+		}
 	}
-	if f.due == [2]bool{} {
-		f.index.Settled()
-	}
-	return nil
+	return err
 }
 
 // lookBare looks at the TCP connections that began where there may have been no rules.

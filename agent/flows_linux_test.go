@@ -432,7 +432,7 @@ func TestFlows_deletedWithoutAgent(t *testing.T) {
 }
 
 // TestFlows_oneFamily: while IPv6 cannot be applied, IPv4's stale flows are forgotten, and
-// IPv6's as soon as it can.
+// then what was its frontends; IPv6's as soon as it can.
 func TestFlows_oneFamily(t *testing.T) {
 	w := newWorld(t)
 	w.set(2)
@@ -456,6 +456,20 @@ func TestFlows_oneFamily(t *testing.T) {
 	}
 	if err := w.flows.look(brought{w.table, w.has()}); err != nil || there(false) || !there(true) {
 		t.Errorf("IPv6 cannot be applied: flow of IPv4 %v, want none; of IPv6 %v, want one; %v", there(false), there(true), err)
+	}
+	w.builder.DeleteService(cluster.Key{Namespace: "default", Name: "dns"})
+	if err := w.bring(); err == nil {
+		t.Fatal("IPv6 is applied, so the test shows nothing")
+	}
+	if err := w.flows.look(brought{w.table, w.has()}); err != nil {
+		t.Error(err)
+	}
+	for to, want := range map[string]bool{"10.96.0.10:53": false, "192.0.2.1:30053": false, "[fd00:96::10]:53": true} {
+		to := netip.MustParseAddrPort(to)
+		other := netip.AddrPortFrom(to.Addr(), 1)
+		if _, known := w.flows.index.Stale(to, other, func(netip.Addr) bool { return true }); known != want {
+			t.Errorf("IPv6 cannot be applied: %s, which is gone, is known %v, want %v", to, known, want)
+		}
 	}
 	release()
 	w.apply()

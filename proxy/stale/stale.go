@@ -14,6 +14,7 @@
 package stale
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -28,9 +29,15 @@ type Index struct {
 	services map[cluster.Key][]port
 	fronts   map[netip.AddrPort][]cluster.Key // mostly one Service each
 	nodes    map[uint16][]cluster.Key         // by node port
-	// What was a frontend and is none any more, until Settled.
+	// What was a frontend and is none any more, until its family is Settled.
 	gone      map[netip.AddrPort]cluster.Key
-	goneNodes map[uint16]cluster.Key
+	goneNodes map[nodePort]cluster.Key
+}
+
+// nodePort is a node port at the addresses of a family.
+type nodePort struct {
+	port uint16
+	v6   bool
 }
 
 // port is one UDP port of a Service, of both families.
@@ -45,7 +52,7 @@ func New() *Index {
 	return &Index{
 		table: &proxy.Table{}, services: map[cluster.Key][]port{},
 		fronts: map[netip.AddrPort][]cluster.Key{}, nodes: map[uint16][]cluster.Key{},
-		gone: map[netip.AddrPort]cluster.Key{}, goneNodes: map[uint16]cluster.Key{},
+		gone: map[netip.AddrPort]cluster.Key{}, goneNodes: map[nodePort]cluster.Key{},
 	}
 }
 
@@ -71,7 +78,7 @@ func (x *Index) replace(k cluster.Key, was, now []port) (scan bool) {
 		}
 		if p.node != 0 {
 			drop(x.nodes, p.node, k)
-			x.goneNodes[p.node] = k
+			x.goneNodes[nodePort{p.node, false}], x.goneNodes[nodePort{p.node, true}] = k, k
 		}
 	}
 	for _, p := range now {
@@ -81,7 +88,8 @@ func (x *Index) replace(k cluster.Key, was, now []port) (scan bool) {
 		}
 		if p.node != 0 {
 			x.nodes[p.node] = append(x.nodes[p.node], k)
-			delete(x.goneNodes, p.node)
+			delete(x.goneNodes, nodePort{p.node, false})
+			delete(x.goneNodes, nodePort{p.node, true})
 		}
 	}
 	if len(now) == 0 {
@@ -113,15 +121,15 @@ func (x *Index) Had(k cluster.Key, front netip.AddrPort) {
 	case !front.Addr().IsUnspecified() && len(x.fronts[front]) == 0:
 		x.gone[front] = k
 	case front.Addr().IsUnspecified() && len(x.nodes[front.Port()]) == 0:
-		x.goneNodes[front.Port()] = k
+		x.goneNodes[nodePort{front.Port(), front.Addr().Is6()}] = k
 	}
 }
 
-// Settled says that all flows were looked at since the last change: frontends
-// that are gone need not be known any more.
-func (x *Index) Settled() {
-	clear(x.gone)
-	clear(x.goneNodes)
+// Settled says that all flows of a family were looked at since the last change: its
+// frontends that are gone need not be known any more.
+func (x *Index) Settled(v6 bool) {
+	maps.DeleteFunc(x.gone, func(f netip.AddrPort, _ cluster.Key) bool { return f.Addr().Is6() == v6 })
+	maps.DeleteFunc(x.goneNodes, func(p nodePort, _ cluster.Key) bool { return p.v6 == v6 })
 }
 
 // Stale says whether a UDP flow must be forgotten, and for which Service: dst is
@@ -138,7 +146,7 @@ func (x *Index) Stale(dst, answer netip.AddrPort, own func(netip.Addr) bool) (cl
 		return k, answer != dst
 	}
 	of, now := x.nodes[dst.Port()]
-	k, before := x.goneNodes[dst.Port()]
+	k, before := x.goneNodes[nodePort{dst.Port(), dst.Addr().Is6()}]
 	switch {
 	case !now && !before || !own(dst.Addr()) || !x.nodePorts(dst.Addr()):
 		return cluster.Key{}, false

@@ -99,12 +99,14 @@ func TestStale(t *testing.T) {
 	}
 }
 
+func settled(x *Index) { x.Settled(false); x.Settled(true) }
+
 func TestStale_deleted(t *testing.T) {
 	b, x := cluster.NewBuilder(), New()
 	b.SetService(dns("a", "10.96.0.10"))
 	b.SetSlice(slice("a", ready("10.244.0.2")))
 	x.Update(compile(b))
-	x.Settled()
+	settled(x)
 	b.DeleteService(key("a"))
 	if !x.Update(compile(b)) {
 		t.Error("a deleted Service needs no scan")
@@ -118,9 +120,14 @@ func TestStale_deleted(t *testing.T) {
 			t.Errorf("%s: a flow that is not translated is stale", dst)
 		}
 	}
-	x.Settled()
-	if _, stale := x.Stale(netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("10.244.0.2:5353"), local); stale {
-		t.Error("what is gone is known for ever")
+	x.Settled(true)
+	for _, want := range []bool{true, false} {
+		for _, dst := range []string{"10.96.0.10:53", nodeAddr + ":30053"} {
+			if _, stale := x.Stale(netip.MustParseAddrPort(dst), netip.MustParseAddrPort("10.244.0.2:5353"), local); stale != want {
+				t.Errorf("%s: IPv4 was looked at %v, what is gone is known %v", dst, !want, stale)
+			}
+		}
+		x.Settled(false)
 	}
 }
 
@@ -175,7 +182,7 @@ func TestUpdate_incremental(t *testing.T) {
 			s = compile(b)
 			x.Update(s)
 		}
-		x.Settled()
+		settled(x)
 		whole := New()
 		whole.Update(s)
 		for d := range 5 {
