@@ -160,7 +160,7 @@ func newAgent(c Config, source Source) *Agent {
 	a.operations = newOperations(c, a.log)
 	a.operations.ports.Metrics.FastPath(a.fast.counts, a.sockets.counts)
 	a.fast.count, a.sockets.count = a.operations.ports.Metrics.PartFailed, a.operations.ports.Metrics.PartFailed
-	a.hostPorts.flows = a.operations.flows
+	a.hostPorts.flows, a.hostPorts.node = a.operations.flows, c.Node
 	a.serving, a.leaving, a.dns = newServing(c), newLeaving(c.Egress), newLocalDNS(c.DNS, a.log)
 	a.operations.ports.Metrics.Agent(a.figures.Load, a.guarding.dropped)
 	a.probing, a.telling = newProbing(a.log), newTelling(c.Reporter)
@@ -309,7 +309,7 @@ func (a *Agent) apply() error {
 		return err
 	}
 	err = errors.Join(err, a.guarding.apply(a.services.conn, a.plan), a.links.apply(a.plan), a.leaving.apply(a.services.conn, a.plan),
-		a.hostPorts.apply(a.services.conn, a.pods.Allocations()), a.serveServices())
+		a.hostPorts.apply(a.services.conn, a.pods.Allocations(), a.snapshot), a.serveServices())
 	a.probing.try(a.plan)
 	a.translate()
 	a.fast.apply(a.plan, &a.links, a.normalPods())

@@ -62,7 +62,7 @@ const (
 
 func newFlows(log *slog.Logger, m *ports.Metrics) *flows {
 	return &flows{log: log, metrics: m, applied: make(newest.Chan[brought], 1), built: make(newest.Chan[built], 1), index: stale.New(),
-		ports: portFlows{applied: make(newest.Chan[int], 1)}}
+		ports: portFlows{applied: make(newest.Chan[published], 1)}}
 }
 
 // run looks at the flows after each change that may have made some stale.
@@ -80,7 +80,7 @@ func (f *flows) run(ctx context.Context) error {
 		case anew := <-f.built:
 			f.bare, f.due = &anew, [2]bool{true, true}
 			err = errors.Join(f.look(b), f.lookBare())
-		case f.ports.change = <-f.ports.applied:
+		case f.ports.due = <-f.ports.applied:
 			err = f.lookPorts()
 		case <-late.C:
 			err = errors.Join(f.look(b), f.lookBare(), f.lookPorts())

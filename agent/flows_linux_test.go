@@ -74,7 +74,8 @@ func newWorldOf(t *testing.T, b Backend) *world {
 	w.metrics = ports.NewMetrics(flowLevel, func() *proxy.Table { return w.table }, nil)
 	w.begin()
 	w.builder.SetNode(&cluster.Node{Key: cluster.Key{Name: "n1"}, Addresses: []netip.Addr{
-		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fd00:2::1")}})
+		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fd00:2::1")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24"), netip.MustParsePrefix("fd00:244::/64")}})
 	return w
 }
 

@@ -3,8 +3,10 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
+	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/hostport"
 	"github.com/podlane/podlane/kernel/nft"
@@ -15,6 +17,7 @@ type hostPorts struct {
 	applied map[nft.Family][]hostport.Port // what the kernel has; nil after a doubt
 	flows   *flows                         // told of what leads where
 	begun   bool                           // what a former agent left is known
+	node    string
 }
 
 // doubt says that the kernel may have others.
@@ -28,12 +31,8 @@ func (h *hostPorts) changed(e nft.Event) {
 }
 
 // apply brings the pods' ports to the kernel. Without any there is no table.
-func (h *hostPorts) apply(conn *nft.Conn, pods []cni.Allocation) error {
-	var all []hostport.Port
-	for _, a := range pods {
-		all = append(all, a.HostPorts()...)
-	}
-	want := map[nft.Family][]hostport.Port{nft.IPv4: hostport.Ports(all, nft.IPv4), nft.IPv6: hostport.Ports(all, nft.IPv6)}
+func (h *hostPorts) apply(conn *nft.Conn, pods []cni.Allocation, s *cluster.Snapshot) error {
+	want := portsOf(pods)
 	if h.applied == nil {
 		h.applied = map[nft.Family][]hostport.Port{}
 	}
@@ -41,7 +40,7 @@ func (h *hostPorts) apply(conn *nft.Conn, pods []cni.Allocation) error {
 		return nil
 	}
 	if !h.begun {
-		h.flows.ports.update(former(conn))
+		h.flows.ports.begin(former(conn), podNetworks(s, h.node))
 		h.begun = true
 	}
 	change := h.flows.ports.update(slices.Concat(want[nft.IPv4], want[nft.IPv6]))
@@ -54,10 +53,28 @@ func (h *hostPorts) apply(conn *nft.Conn, pods []cni.Allocation) error {
 			errs = append(errs, fmt.Errorf("hostPorts, %s: %w", f, err))
 		}
 	}
-	if len(errs) < len(want) {
-		h.flows.ports.applied.Send(change)
+	if has := [2]bool{h.has(nft.IPv4, want), h.has(nft.IPv6, want)}; has != [2]bool{} {
+		h.flows.ports.applied.Send(published{change, has, s})
 	}
 	return errors.Join(errs...)
+}
+
+// portsOf gives the pods' ports by family.
+func portsOf(pods []cni.Allocation) map[nft.Family][]hostport.Port {
+	var all []hostport.Port
+	for _, a := range pods {
+		all = append(all, a.HostPorts()...)
+	}
+	return map[nft.Family][]hostport.Port{nft.IPv4: hostport.Ports(all, nft.IPv4), nft.IPv6: hostport.Ports(all, nft.IPv6)}
+}
+
+// podNetworks gives where the node's pods are, as far as that is known.
+func podNetworks(s *cluster.Snapshot, node string) []netip.Prefix {
+	own := s.Nodes.Get(cluster.Key{Name: node})
+	if own == nil {
+		return nil
+	}
+	return own.PodCIDRs
 }
 
 // has says that the kernel has what is wanted of a family.

@@ -39,7 +39,7 @@ func TestLayouts(t *testing.T) {
 	start := func() {
 		t.Helper()
 		h := &hostPorts{flows: newFlows(nil, nil)}
-		for _, err := range []error{(&guarding{}).apply(conn, p), newLeaving(egress.Config{On: true}).apply(conn, p), h.apply(conn, []cni.Allocation{pod})} {
+		for _, err := range []error{(&guarding{}).apply(conn, p), newLeaving(egress.Config{On: true}).apply(conn, p), h.apply(conn, []cni.Allocation{pod}, p.Snapshot)} {
 			if err != nil {
 				t.Error(err)
 			}

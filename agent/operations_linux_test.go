@@ -141,20 +141,26 @@ func TestServeServices_oneFamily(t *testing.T) {
 // what there is of IPv6, until release or the test's end.
 func holdIPv6(t *testing.T) (release func()) {
 	t.Helper()
-	hold := exec.CommandContext(t.Context(), "nft", "-i")
-	in, err := hold.StdinPipe()
+	return hold(t, "ip6 podlane-0")
+}
+
+// hold has somebody hold a table that is not there yet, until release or the test's end.
+func hold(t *testing.T, table string) (release func()) {
+	t.Helper()
+	holder := exec.CommandContext(t.Context(), "nft", "-i")
+	in, err := holder.StdinPipe()
 	if err == nil {
-		err = hold.Start()
+		err = holder.Start()
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	release = sync.OnceFunc(func() { _ = in.Close(); _ = hold.Wait() })
+	release = sync.OnceFunc(func() { _ = in.Close(); _ = holder.Wait() })
 	t.Cleanup(release)
-	if _, err := io.WriteString(in, "add table ip6 podlane-0 { flags owner; }\n"); err != nil {
+	if _, err := io.WriteString(in, "add table "+table+" { flags owner; }\n"); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(nettest.Run(t, "nft", "list", "tables"), "podlane-0"); {
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(nettest.Run(t, "nft", "list", "tables"), "table "+table); {
 		if time.Now().After(end) {
 			t.Skip("this nft makes no tables with an owner")
 		}

@@ -3,6 +3,7 @@ package hostport
 import (
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/podlane/podlane/cluster"
 	"github.com/podlane/podlane/kernel/nft"
@@ -14,14 +15,23 @@ import (
 // lists and deletes none itself, and is not safe for use by several goroutines.
 type Flows struct {
 	now  map[front]netip.AddrPort
-	gone map[Port]bool // what has led to a pod and does no longer, until Settled
-	last int           // of the changes
+	gone map[Port]bool  // what has led to a pod and does no longer, until its family is Settled
+	pods []netip.Prefix // to which something may have led that nobody knows, until then
+	last int            // of the changes
 }
 
 // front is where clients send to: without an address, any of the node's.
 type front struct {
 	host netip.AddrPort
 	v6   bool
+}
+
+// Begin tells, before the first Update, of the ports that an agent before this one has left,
+// and where the node's pods are: it may have ended after it took a port away and before
+// the port's flows were looked at.
+func (x *Flows) Begin(ports []Port, pods []netip.Prefix) {
+	x.Update(ports)
+	x.pods = slices.Clone(pods)
 }
 
 // Update tells of the ports that are in force from now on, of both families.
@@ -43,27 +53,34 @@ func (x *Flows) Update(ports []Port) {
 }
 
 // Any says that there may be a flow to forget.
-func (x *Flows) Any() bool { return len(x.now)+len(x.gone) > 0 }
+func (x *Flows) Any() bool { return len(x.now)+len(x.gone)+len(x.pods) > 0 }
 
 // Change is the number of the last change.
 func (x *Flows) Change() int { return x.last }
 
-// Settled says that all flows were looked at since a change was in force. What is gone
-// need not be known any more then, unless there is a later one.
-func (x *Flows) Settled(change int) {
+// Begun says that no flows of an agent before this one are left to look at.
+func (x *Flows) Begun() bool { return len(x.pods) == 0 }
+
+// Settled says that all flows of a family were looked at since a change was in force. What
+// is gone need not be known any more then, unless there is a later one.
+func (x *Flows) Settled(change int, v6 bool) {
 	if change == x.last {
-		clear(x.gone)
+		maps.DeleteFunc(x.gone, func(p Port, _ bool) bool { return p.Pod.Addr().Is6() == v6 })
+		x.pods = slices.DeleteFunc(x.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == v6 })
 	}
 }
 
-// Stale says whether a flow must be forgotten: dst, an address of the node, is where
-// the client sends it, answer who answers.
+// Stale says whether a flow must be forgotten: dst, an address of the node at which no
+// Service answers, is where the client sends it, answer who answers.
 func (x *Flows) Stale(dst, answer netip.AddrPort) bool {
 	any := netip.AddrPortFrom(netip.Addr{}, dst.Port())
 	for _, host := range []netip.AddrPort{dst, any} {
 		if pod, is := x.now[front{host, dst.Addr().Is6()}]; is {
 			return answer != pod
 		}
+	}
+	if answer != dst && slices.ContainsFunc(x.pods, func(p netip.Prefix) bool { return p.Contains(answer.Addr()) }) {
+		return true
 	}
 	return x.gone[Port{cluster.UDP, dst, answer}] || x.gone[Port{cluster.UDP, any, answer}]
 }

@@ -71,12 +71,41 @@ func TestFlows(t *testing.T) {
 	check("gone", "192.0.2.9:53", "10.0.0.3:5353", true)
 	check("gone, of one address", "192.0.2.1:53", "10.0.0.4:53", true)
 	check("gone, and never translated", "192.0.2.9:53", "192.0.2.9:53", false)
-	x.Settled(was)
+	x.Settled(was, false)
 	check("a later change is not looked at yet", "192.0.2.9:53", "10.0.0.3:5353", true)
-	x.Settled(x.Change())
+	x.Settled(x.Change(), true)
+	check("the other family was looked at", "192.0.2.9:53", "10.0.0.3:5353", true)
+	x.Settled(x.Change(), false)
 	check("looked at", "192.0.2.9:53", "10.0.0.3:5353", false)
 	if x.Any() {
 		t.Error("there is nothing to forget")
+	}
+}
+
+// TestFlows_begin: of an agent before this one only some is known.
+func TestFlows_begin(t *testing.T) {
+	at := netip.MustParseAddrPort
+	x := &Flows{}
+	x.Begin(nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")})
+	x.Update([]Port{port(cluster.UDP, ":53", "10.0.0.2:5353")})
+	check := func(when, dst, answer string, want bool) {
+		t.Helper()
+		if got := x.Stale(at(dst), at(answer)); got != want {
+			t.Errorf("%s: %s answered by %s: %v", when, dst, answer, got)
+		}
+	}
+	check("good", "192.0.2.9:53", "10.0.0.2:5353", false)
+	check("no port of now", "192.0.2.9:54", "10.0.0.2:5353", true)
+	check("untranslated", "192.0.2.9:54", "192.0.2.9:54", false)
+	check("untranslated, of the node's own address among pods", "10.0.0.1:54", "10.0.0.1:54", false)
+	check("another machine's", "192.0.2.9:54", "10.0.1.2:5353", false)
+	x.Settled(x.Change(), false)
+	check("looked at", "192.0.2.9:54", "10.0.0.2:5353", false)
+	check("the other family", "[2001:db8::1]:54", "[fd00::2]:5353", true)
+	x.Settled(x.Change(), true)
+	check("looked at", "[2001:db8::1]:54", "[fd00::2]:5353", false)
+	if !x.Begun() {
+		t.Error("there is nothing left to look at")
 	}
 }
 
