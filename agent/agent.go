@@ -239,7 +239,9 @@ func (a *Agent) loop(ctx context.Context, server *cni.Server) error {
 			a.fast.policies.heard(err)
 			a.fast.doubt()
 		case <-a.fast.policies.again:
-			a.fast.policies.reopen(ctx)
+			if !a.fast.policies.reopen(ctx) {
+				continue
+			}
 			a.fast.doubt()
 		case r := <-a.probing.prober.Results():
 			a.probing.judge(r, time.Now())

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"github.com/podlane/podlane/cluster/file"
 	"github.com/podlane/podlane/cni"
 	"github.com/podlane/podlane/internal/nettest"
+	"github.com/podlane/podlane/kernel/bpf"
+	"github.com/podlane/podlane/kernel/link"
 )
 
 // TestWatching: the watcher of links ends. The agent hears of changes again, of those on
@@ -36,6 +39,13 @@ func TestWatching(t *testing.T) {
 			harm(t, nettest.Listener(t, unix.NETLINK_ROUTE))
 			nettest.Run(t, "ip", "link", "del", "pl-vxlan")
 			back("the link", 10*time.Second)
+			for end := time.Now().Add(10 * time.Second); !hasEnded(a); {
+				if time.Now().After(end) {
+					t.Fatal("the watcher has not ended, so the test shows nothing")
+				}
+				nettest.Run(t, "ip", "link", "add", "burst", "type", "veth", "peer", "name", "tsrub")
+				nettest.Run(t, "ip", "link", "del", "burst")
+			}
 			time.Sleep(2 * watchPause) // until all that the kernel tells of it is told
 			began := cpu()
 			time.Sleep(time.Second)
@@ -46,6 +56,71 @@ func TestWatching(t *testing.T) {
 			back("the neighbour", linksEvery/3)
 		})
 	}
+}
+
+// hasEnded says whether a watcher of links has, while the loop runs.
+func hasEnded(a *Agent) bool {
+	told := make(chan bool)
+	a.questions <- func() { told <- !a.links.changes.logged.IsZero() }
+	return <-told
+}
+
+// TestWatching_refused: the kernel does not let IPsec policies be watched. The fast path is
+// not looked at anew for each try, and these become rare.
+func TestWatching_refused(t *testing.T) {
+	a := newBenchAgent(t, 3)
+	mark := &link.State{}
+	tries := 0
+	a.fast.link = mark
+	a.fast.policies = watching{log: a.log, open: func(ctx context.Context) (<-chan error, error) {
+		tries++
+		return unprivileged(func() (<-chan error, error) { return bpf.WatchIPsec(ctx) })
+	}}
+	a.fast.policies.again = time.After(0)
+	looping(t, a)
+	time.Sleep(4 * watchPause) // tries at 0, 1 and 3 s
+	told := make(chan struct{})
+	a.questions <- func() {
+		if a.fast.link != mark || tries < 2 || tries > 3 || a.fast.policies.notices != nil {
+			t.Errorf("%d tries, want 2 or 3; looked anew: %v", tries, a.fast.link != mark)
+		}
+		for range 10 {
+			a.fast.policies.reopen(t.Context())
+		}
+		if p := a.fast.policies.pause; p != linksEvery {
+			t.Errorf("a pause of %s after many tries", p)
+		}
+		a.fast.policies.open = bpf.WatchIPsec
+		a.fast.policies.again = time.After(0)
+		close(told)
+	}
+	<-told
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		anew := make(chan bool)
+		a.questions <- func() { anew <- a.fast.link == nil && a.fast.policies.pause == watchPause }
+		if <-anew {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("watched again, and nothing is looked at anew")
+		}
+	}
+}
+
+// unprivileged has the calling thread do something without its rights.
+func unprivileged[V any](do func() (V, error)) (v V, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all, none [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		return v, err
+	}
+	none[0].Permitted, none[1].Permitted = all[0].Permitted, all[1].Permitted
+	none[0].Inheritable, none[1].Inheritable = all[0].Inheritable, all[1].Inheritable
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return v, err
+	}
+	v, err = do()
+	return v, errors.Join(err, unix.Capset(&header, &all[0]))
 }
 
 // cpu is how long this process has run.
