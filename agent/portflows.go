@@ -46,10 +46,11 @@ func (p *portFlows) update(ports []hostport.Port) int {
 	return p.index.Change()
 }
 
-func (p *portFlows) any() bool {
+// look says which families' flows are to be looked at, by proxy.Family.
+func (p *portFlows) look() [2]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.index.Any()
+	return [2]bool{p.due.has[0] && p.index.Any(false), p.due.has[1] && p.index.Any(true)}
 }
 
 func (p *portFlows) begun() bool {
@@ -73,11 +74,8 @@ func (p *portFlows) settled(change int, v6 bool) {
 // lookPorts forgets the flows to ports of the node that lead elsewhere than the rules, of
 // the families that the kernel has. What a Service answers for is the Services' own.
 func (f *flows) lookPorts() error {
-	if f.ports.due.has == [2]bool{} {
-		return nil
-	}
-	if f.ports.any() {
-		if err := f.forgetPorts(); err != nil {
+	if look := f.ports.look(); look != [2]bool{} {
+		if err := f.forgetPorts(look); err != nil {
 			return err
 		}
 	}
@@ -85,7 +83,7 @@ func (f *flows) lookPorts() error {
 	return nil
 }
 
-func (f *flows) forgetPorts() error {
+func (f *flows) forgetPorts(look [2]bool) error {
 	conn, err := conntrack.Dial(0)
 	if err != nil {
 		return err
@@ -106,7 +104,7 @@ func (f *flows) forgetPorts() error {
 	}
 	var errs []error
 	for i, v6 := range []bool{false, true} {
-		if !f.ports.due.has[i] {
+		if !look[i] {
 			continue
 		}
 		err := f.forgetPortsOf(conn, v6, stale)

@@ -52,8 +52,20 @@ func (x *Flows) Update(ports []Port) {
 	maps.DeleteFunc(x.gone, func(p Port, _ bool) bool { return x.now[front{p.Host, p.Pod.Addr().Is6()}] == p.Pod })
 }
 
-// Any says that there may be a flow to forget.
-func (x *Flows) Any() bool { return len(x.now)+len(x.gone)+len(x.pods) > 0 }
+// Any says that there may be a flow of a family to forget.
+func (x *Flows) Any(v6 bool) bool {
+	for f := range x.now {
+		if f.v6 == v6 {
+			return true
+		}
+	}
+	for p := range x.gone {
+		if p.Pod.Addr().Is6() == v6 {
+			return true
+		}
+	}
+	return slices.ContainsFunc(x.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == v6 })
+}
 
 // Change is the number of the last change.
 func (x *Flows) Change() int { return x.last }

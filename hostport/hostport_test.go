@@ -77,7 +77,7 @@ func TestFlows(t *testing.T) {
 	check("the other family was looked at", "192.0.2.9:53", "10.0.0.3:5353", true)
 	x.Settled(x.Change(), false)
 	check("looked at", "192.0.2.9:53", "10.0.0.3:5353", false)
-	if x.Any() {
+	if x.Any(false) || x.Any(true) {
 		t.Error("there is nothing to forget")
 	}
 }
@@ -101,6 +101,11 @@ func TestFlows_begin(t *testing.T) {
 	check("another machine's", "192.0.2.9:54", "10.0.1.2:5353", false)
 	x.Settled(x.Change(), false)
 	check("looked at", "192.0.2.9:54", "10.0.0.2:5353", false)
+	x.Update(nil)
+	x.Settled(x.Change(), false)
+	if x.Any(false) || !x.Any(true) {
+		t.Error("IPv6 alone is left to look at")
+	}
 	check("the other family", "[2001:db8::1]:54", "[fd00::2]:5353", true)
 	x.Settled(x.Change(), true)
 	check("looked at", "[2001:db8::1]:54", "[fd00::2]:5353", false)
