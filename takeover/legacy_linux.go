@@ -28,8 +28,8 @@ func legacyChains(table, chain string) ([]string, error) {
 		family, names string
 		domain, level int
 	}{
-		{"ip", "/proc/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP},
-		{"ip6", "/proc/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6},
+		{"ip", "/proc/thread-self/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP},
+		{"ip6", "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6},
 	} {
 		used, err := legacyTables(f.names, table)
 		if err != nil {
